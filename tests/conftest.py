@@ -1,0 +1,30 @@
+"""What every test shares: the folder of outside truth, and skips that CI turns into failures."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIRED = set(filter(None, os.environ.get("WASMRT_REQUIRE", "").split(",")))
+
+# Fixed seeds and no deadline: a shared machine must not decide whether a property holds.
+settings.register_profile("wasmrt", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("wasmrt")
+
+
+def skip_or_fail(what: str, why: str) -> None:
+    """Skip visibly; where WASMRT_REQUIRE names `what`, its absence is a failure."""
+    if what in REQUIRED:
+        pytest.fail(f"WASMRT_REQUIRE names {what!r}, but {why}")
+    pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """The folder of outside truth (recorded logits, vocabularies, templates, hostile files); see docs/testing.md."""
+    folder = Path(os.environ.get("WASMRT_REFERENCE", ROOT.parent / "shared" / "reference"))
+    if not (folder / "README.md").is_file():
+        skip_or_fail("reference", f"there is no reference data in {folder} (set WASMRT_REFERENCE)")
+    return folder

@@ -1,0 +1,1 @@
+"""GGUF: the file format that weights, vocabulary and settings come in."""
