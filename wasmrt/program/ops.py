@@ -1,0 +1,139 @@
+"""Op, Operand, Program: what a forward pass is made of. Start reading here.
+
+A model file (wasmrt/model/llama.py) writes one layer as calls on a Recorder; what it recorded is a Program: a tuple of ops over
+operands in four spaces. A device compiles a program once and replays it for every token and layer of the same kind.
+
+    WEIGHT      a tensor of the file. The program holds its format, its shape and its entries in the segment's address table:
+                one 64-bit address a tensor, a row chunk of a large one, or an expert. 0 means: not in memory.
+    ACTIVATION  f32 or i32 (rows, width) in a slot of the device's arena; slot 0 carries the residual stream between segments
+    KV          the layer's own key and value buffers, f32 (n_ctx, width)
+    STATE       what a pass is about (token ids, first position, rows wanted), and the layer's recurrent state
+
+Rows are symbolic: "T" is every token of the call, "out" those at its end whose logits are wanted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+from wasmrt.gguf.types import QuantType
+
+Rows = Literal["T", "out"]
+Param = int | float | str
+
+
+class Space(IntEnum):
+    WEIGHT = 0
+    ACTIVATION = 1
+    KV = 2
+    STATE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One argument of an op. width: elements a row. index: which weight, slot, cache buffer (keys, values) or state."""
+
+    space: Space
+    index: int
+    width: int
+    rows: Rows = "T"
+    dtype: Literal["f32", "i32"] = "f32"
+
+
+# The state that every pass has; a layer's recurrent state starts at index STATE_SLOTS.
+TOKENS = Operand(Space.STATE, 0, 1, dtype="i32")  # (T,) ids
+POS = Operand(Space.STATE, 1, 1, dtype="i32")  # position of the first of them
+N_OUT = Operand(Space.STATE, 2, 1, dtype="i32")  # rows wanted at the end
+STATE_SLOTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor as ops see it; entries [first, first + n_entries) of the address table hold `rows_per_entry` rows each."""
+
+    name: str
+    type: QuantType
+    shape: tuple[int, ...]  # as in the file: row length, rows, experts
+    first: int
+    n_entries: int
+    rows_per_entry: int
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether its entries are experts, of which a pass uses the few that `route` names."""
+        return len(self.shape) == 3
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What an op takes. An operand whose role ends in "?" may be absent (None)."""
+
+    ins: tuple[str, ...]
+    params: tuple[str, ...] = ()
+    elementwise: bool = False  # element i of the output needs element i of x alone, so it may overwrite x
+    mutates: tuple[str, ...] = ()  # KV or state that it updates, passed before the ins
+
+
+# Every op that exists. The meaning of each is the function of the same name in device/reference.py.
+KERNELS: Mapping[str, Kernel] = {
+    "embed": Kernel(("w", "tokens")),
+    "rms_norm": Kernel(("x", "w"), ("eps",)),
+    "matmul": Kernel(("w", "x")),
+    "add": Kernel(("x", "y"), elementwise=True),
+    "mul": Kernel(("x", "y"), elementwise=True),
+    "swiglu": Kernel(("gate", "up"), elementwise=True),
+    "rope": Kernel(
+        ("x", "factors?", "pos"),
+        ("head_dim", "n_dims", "style", "base", "scale", "magnitude", "extrapolation", "ramp_low", "ramp_high"),
+    ),
+    "store_kv": Kernel(("k", "v", "pos"), mutates=("keys", "values")),
+    "attention": Kernel(("q", "keys", "values", "pos"), ("n_heads", "n_kv_heads", "scale")),
+    "last_rows": Kernel(("x", "n_out")),
+    "route": Kernel(("logits",), ("n_used",)),
+    "expert_matmul": Kernel(("w", "x", "experts")),
+    "expert_mul": Kernel(("x", "w", "experts")),
+    "expert_sum": Kernel(("x", "weights")),
+    "causal_conv": Kernel(("x", "w"), mutates=("window",)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One kernel call. `params` are in the order of the kernel's table row."""
+
+    kernel: str
+    out: tuple[Operand, ...]
+    ins: tuple[Operand | None, ...]
+    params: tuple[Param, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An arena buffer of `width` 4-byte elements for each of the pass's "T" or "out" rows."""
+
+    rows: Rows
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The ops of one kind of segment. Layers with equal shapes and formats share one program; a binding gives it addresses."""
+
+    name: str
+    ops: tuple[Op, ...]
+    weights: tuple[Weight, ...]
+    slots: tuple[Slot, ...]
+    kv: tuple[int, ...]  # widths of the key and value rows, or ()
+    state: tuple[int, ...]  # f32 elements of each recurrent state
+    result: Operand  # the residual stream (slot 0), or the logits
+
+    @property
+    def n_entries(self) -> int:
+        """Length of the address table."""
+        return sum(w.n_entries for w in self.weights)
+
+    def entries_of(self, op: Op) -> tuple[int, ...]:
+        """The table entries that an op may read: of an expert tensor all, though a pass needs only those that were routed."""
+        weights = (self.weights[o.index] for o in op.ins if o is not None and o.space is Space.WEIGHT)
+        return tuple(e for w in weights for e in range(w.first, w.first + w.n_entries))
