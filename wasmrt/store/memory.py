@@ -1,0 +1,65 @@
+"""Memory: one linear, 64-bit-addressed memory of a fixed size, and frames in it.
+
+Weights, key/value cache and activations of a model lie in one memory, so that its size is the budget that holds. Address 0 is
+never given out: in an address table it means "not in memory".
+"""
+
+import mmap
+from typing import Protocol
+
+from wasmrt.errors import BudgetError
+
+ALIGNMENT = 64  # bytes; a cache line, and more than any SIMD load needs
+
+
+def aligned(n_bytes: int) -> int:
+    """The bytes that a frame of n_bytes takes."""
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
+class Memory(Protocol):
+    """What the store and the devices need of a memory."""
+
+    capacity: int  # bytes that frames may take in all
+    used: int
+
+    def allocate(self, n_bytes: int) -> int:
+        """The address of a new frame, zeroed and 64-byte aligned. Raises BudgetError beyond the capacity."""
+
+    def view(self, address: int, n_bytes: int) -> memoryview:
+        """The bytes at an address, writable, without a copy."""
+
+    def close(self) -> None:
+        """Give everything back; views that are still held keep their own pages alive."""
+
+
+class HostMemory:
+    """Memory in this process, reserved at once; the operating system backs a page when it is first written."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used = 0
+        try:
+            self._pages: mmap.mmap | None = mmap.mmap(-1, ALIGNMENT + aligned(capacity))
+        except (OSError, OverflowError, ValueError) as error:
+            raise BudgetError(f"the system refuses {capacity} bytes of memory ({error}); choose a smaller budget") from error
+        self._bytes = memoryview(self._pages)
+
+    def allocate(self, n_bytes: int) -> int:
+        size = aligned(n_bytes)
+        if self.used + size > self.capacity:
+            raise BudgetError(f"{n_bytes} more bytes do not fit: {self.used} of {self.capacity} are taken")
+        address = ALIGNMENT + self.used
+        self.used += size
+        return address
+
+    def view(self, address: int, n_bytes: int) -> memoryview:
+        if address < ALIGNMENT or n_bytes < 0 or address + n_bytes > ALIGNMENT + self.used:
+            raise ValueError(f"no frame at {address} + {n_bytes}")
+        return self._bytes[address : address + n_bytes]
+
+    def close(self) -> None:
+        # numpy arrays over views may outlive us; the pages go with the last of them.
+        self._pages = None
+        self._bytes = memoryview(b"")
+        self.capacity = self.used = 0

@@ -1,0 +1,53 @@
+"""LayerStore: brings a model's byte ranges into memory and keeps each segment's address table."""
+
+import time
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from wasmrt.store.layers import LayerTable
+from wasmrt.store.memory import Memory
+from wasmrt.store.metrics import StoreMetrics
+from wasmrt.store.source import Source
+
+Progress = Callable[[int, int], None]  # bytes read so far, bytes in all
+
+
+class LayerStore:
+    """Weights of one model. `tables[i]` is segment i's address table; 0 marks an entry that is not in memory."""
+
+    def __init__(self, source: Source, table: LayerTable, memory: Memory) -> None:
+        self.metrics = StoreMetrics()
+        self.tables = [array("Q", bytes(8 * len(segment.entries))) for segment in table.segments]
+        self._source = source
+        self._table = table
+        self._memory = memory
+        self._address_of: dict[int, int] = {}  # file offset -> address, so that tied tensors are read once
+
+    async def load(self, progress: Progress | None = None) -> None:
+        """Read every segment into memory, in the order of use. May be cancelled; what was read so far stays."""
+        done, total = 0, self._table.n_bytes
+        for index, segment in enumerate(self._table.segments):
+            for entry in range(len(segment.entries)):
+                done += await self.fetch(index, (entry,))
+                if progress:
+                    progress(done, total)
+
+    async def fetch(self, index: int, entries: Iterable[int]) -> int:
+        """Bring entries of a segment into memory; returns the bytes that had to be read."""
+        n_bytes = 0
+        for i in entries:
+            entry = self._table.segments[index].entries[i]
+            if entry.offset not in self._address_of:
+                address = self._memory.allocate(entry.n_bytes)
+                started = time.perf_counter()
+                await self._source.read_into(entry.offset, self._memory.view(address, entry.n_bytes))
+                self.metrics.read(entry.n_bytes, time.perf_counter() - started)
+                self._address_of[entry.offset] = address
+                n_bytes += entry.n_bytes
+            self.tables[index][i] = self._address_of[entry.offset]
+        return n_bytes
+
+    async def ready(self, index: int) -> AsyncIterator[range]:
+        """The ops of a segment that may run now, range by range: all at once, since everything is resident."""
+        self.metrics.hits += 1
+        yield range(len(self._table.segments[index].uses))
