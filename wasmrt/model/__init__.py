@@ -1,0 +1,1 @@
+"""Model families: each writes its layer as a page of op calls."""

@@ -1,0 +1,362 @@
+"""The reference device: numpy, slow and plain. Its functions define what every op means; all devices are held against them.
+
+First the ops, pure functions of arrays in the order of program/ops.py; then the device, a loop over a program's ops.
+Shapes: T tokens, n elements a row. Activations are float32; sums are numpy's, in float32.
+"""
+
+import asyncio
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wasmrt.device.device import Bound, Control, Stop, arena_offsets
+from wasmrt.errors import DeviceError, UnsupportedError
+from wasmrt.gguf.quants import DEQUANTIZE, dequantize
+from wasmrt.gguf.types import TYPES
+from wasmrt.program.ops import KERNELS, N_OUT, POS, STATE_SLOTS, TOKENS, Op, Operand, Program, Space, Weight
+from wasmrt.store.memory import Memory
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+
+# Weights are dequantized a few rows at a time, so that a run needs little memory beyond the plan's.
+ROWS_AT_ONCE = 1 << 20  # elements
+
+
+class Packed:
+    """A weight in memory: GGUF blocks, found through the address table. Rows become float32 when an op asks for them."""
+
+    def __init__(self, weight: Weight, table: "array[int]", memory: Memory) -> None:
+        self._weight, self._table, self._memory = weight, table, memory
+        self.n = weight.shape[0]
+        self.n_rows = weight.shape[1] if len(weight.shape) > 1 else 1
+
+    def rows(self, start: int, stop: int, expert: int = 0) -> F32:
+        """Rows [start, stop) within one entry, as float32 (stop - start, n)."""
+        w = self._weight
+        entry = w.first + (expert if w.is_expert else start // w.rows_per_entry)
+        address = self._table[entry]
+        if address == 0:
+            raise DeviceError(f"tensor {w.name!r} is not in memory (entry {entry} of its segment): load it before this op runs")
+        row_bytes = w.type.row_bytes(self.n)
+        first = start % w.rows_per_entry
+        data = self._memory.view(address + first * row_bytes, (stop - start) * row_bytes)
+        return dequantize(w.type, np.frombuffer(data, np.uint8), stop - start, self.n)
+
+    def chunks(self, expert: int = 0) -> Iterator[tuple[slice, F32]]:
+        """All rows, a chunk at a time."""
+        per_entry = self._weight.rows_per_entry
+        at_once = max(1, ROWS_AT_ONCE // self.n)
+        for begin in range(0, self.n_rows, per_entry):
+            end = min(begin + per_entry, self.n_rows)
+            for start in range(begin, end, at_once):
+                stop = min(start + at_once, end)
+                yield slice(start, stop), self.rows(start, stop, expert)
+
+
+# The ops. `w` is Packed, or an array where one has been made from it.
+
+
+def embed(w: Packed, tokens: I32) -> F32:
+    """Row `token` of w for each token: (T,) to (T, n)."""
+    return np.concatenate([w.rows(token, token + 1) for token in tokens.tolist()])
+
+
+def rms_norm(x: F32, w: F32, eps: float) -> F32:
+    """x * w / sqrt(mean(x^2) + eps), a row at a time. Source: Zhang & Sennrich 2019, arXiv 1910.07467."""
+    mean = np.mean(x * x, axis=-1, keepdims=True)
+    return x / np.sqrt(mean + np.float32(eps)) * w
+
+
+def matmul(w: Packed, x: F32) -> F32:
+    """x (T, n) times the rows of w (m, n): (T, m)."""
+    y = np.empty((len(x), w.n_rows), np.float32)
+    for rows, block in w.chunks():
+        y[:, rows] = x @ block.T
+    return y
+
+
+def add(x: F32, y: F32) -> F32:
+    """x + y; y may be one row or one number for all rows."""
+    return x + y
+
+
+def mul(x: F32, y: F32) -> F32:
+    """x * y; y may be one row or one number for all rows."""
+    return x * y
+
+
+def swiglu(gate: F32, up: F32) -> F32:
+    """silu(gate) * up, silu(x) = x / (1 + exp(-x)). Source: Shazeer 2020, arXiv 2002.05202."""
+    with np.errstate(over="ignore"):  # exp(-x) is inf for x < -88, and x / inf is the 0 that is meant
+        return gate / (1 + np.exp(-gate)) * up
+
+
+def rope(
+    x: F32,
+    factors: F32 | None,
+    pos: int,
+    head_dim: int,
+    n_dims: int,
+    style: str,
+    base: float,
+    scale: float,
+    magnitude: float,
+    extrapolation: float,
+    ramp_low: float,
+    ramp_high: float,
+) -> F32:
+    """Rotate the first n_dims elements of each head by angles that grow with position. Parameters: program/record.py Rope.
+
+    Pair i turns by position * base^(-2i/n_dims) / factors[i]. Angles are computed in float64.
+    """
+    pairs = np.arange(n_dims // 2)
+    angle = base ** (-2.0 * pairs / n_dims) / (1.0 if factors is None else factors.reshape(-1).astype(np.float64))
+    ramp = extrapolation * (1 - np.clip((pairs - ramp_low) / max(0.001, ramp_high - ramp_low), 0, 1))
+    angle = angle * (scale * (1 - ramp) + ramp)
+    turn = np.arange(pos, pos + len(x))[:, None, None] * angle  # (T, 1, pairs)
+    cos, sin = (magnitude * np.cos(turn)).astype(np.float32), (magnitude * np.sin(turn)).astype(np.float32)
+    y = x.reshape(len(x), -1, head_dim).copy()
+    if style == "pairs":
+        first, second = slice(0, n_dims, 2), slice(1, n_dims, 2)
+    else:
+        first, second = slice(0, n_dims // 2), slice(n_dims // 2, n_dims)
+    a, b = y[..., first].copy(), y[..., second].copy()
+    y[..., first] = a * cos - b * sin
+    y[..., second] = a * sin + b * cos
+    return y.reshape(x.shape)
+
+
+def store_kv(keys: F32, values: F32, k: F32, v: F32, pos: int) -> None:
+    """Keep the rows of these tokens: positions pos .. pos + T of the layer's cache."""
+    keys[pos : pos + len(k)] = k
+    values[pos : pos + len(v)] = v
+
+
+def attention(q: F32, keys: F32, values: F32, pos: int, n_heads: int, n_kv_heads: int, scale: float) -> F32:
+    """Causal attention of T queries at positions pos .. over all that is cached: softmax(scale * q k^T) v.
+
+    q: (T, n_heads * d), query heads in groups that share a key head. Returns (T, n_heads * d_v).
+    """
+    n_tokens, end = len(q), pos + len(q)
+    group = n_heads // n_kv_heads
+    q = q.reshape(n_tokens, n_kv_heads, group, -1)
+    k = keys[:end].reshape(end, n_kv_heads, -1)
+    v = values[:end].reshape(end, n_kv_heads, -1)
+    hidden = np.arange(end)[None, :] > np.arange(pos, end)[:, None]  # (T, end): positions after the query's own
+    out = np.empty((n_tokens, n_kv_heads, group, v.shape[-1]), np.float32)
+    for h in range(n_kv_heads):
+        scores = np.einsum("tgd,nd->tgn", q[:, h], k[:, h], optimize=True) * np.float32(scale)
+        scores = np.where(hidden[:, None, :], np.float32(-np.inf), scores)
+        out[:, h] = np.einsum("tgn,nd->tgd", _softmax(scores), v[:, h], optimize=True)
+    return out.reshape(n_tokens, -1)
+
+
+def last_rows(x: F32, n_out: int) -> F32:
+    """The last n_out rows."""
+    return x[len(x) - n_out :]
+
+
+def route(logits: F32, n_used: int) -> tuple[I32, F32]:
+    """The n_used likeliest experts of each token, best first (ties: the lower id), and their probabilities, scaled to add to 1.
+
+    Source: Jiang et al. 2024, arXiv 2401.04088 (Mixtral).
+    """
+    probability = _softmax(logits)
+    experts = np.argsort(-probability, axis=-1, kind="stable")[:, :n_used].astype(np.int32)
+    weights = np.take_along_axis(probability, experts, axis=-1)
+    return experts, weights / weights.sum(axis=-1, keepdims=True)
+
+
+def expert_matmul(w: Packed, x: F32, experts: I32) -> F32:
+    """Token t's rows through each of its experts: x (T, n) or (T, n_used * n), to (T, n_used * m)."""
+    n_tokens, n_used = experts.shape
+    rows = np.broadcast_to(x.reshape(n_tokens, -1, w.n), (n_tokens, n_used, w.n))
+    y = np.empty((n_tokens, n_used, w.n_rows), np.float32)
+    for expert in np.unique(experts).tolist():
+        chosen = experts == expert
+        for columns, block in w.chunks(expert):
+            y[chosen, columns] = rows[chosen] @ block.T
+    return y.reshape(n_tokens, -1)
+
+
+def expert_mul(x: F32, w: F32, experts: I32) -> F32:
+    """What expert e gave, times w[e]."""
+    n_tokens, n_used = experts.shape
+    return (x.reshape(n_tokens, n_used, -1) * w.reshape(-1)[experts][..., None]).reshape(x.shape)
+
+
+def expert_sum(x: F32, weights: F32) -> F32:
+    """The weighted sum of what a token's experts gave: (T, n_used * n), (T, n_used) to (T, n)."""
+    n_tokens, n_used = weights.shape
+    return np.einsum("tun,tu->tn", x.reshape(n_tokens, n_used, -1), weights)
+
+
+def causal_conv(window: F32, x: F32, w: F32) -> F32:
+    """y[t, i] = sum over j of w[i, j] * x[t - taps + 1 + j, i]; `window` holds the rows before x and is moved on.
+
+    x: (T, n), w: (n, taps), window: (taps - 1, n).
+    """
+    taps = w.shape[1]
+    past = np.concatenate([window.reshape(taps - 1, -1), x])
+    window[...] = past[len(x) :].reshape(window.shape)
+    return np.sum([past[j : j + len(x)] * w[:, j] for j in range(taps)], axis=0, dtype=np.float32)
+
+
+def _softmax(x: F32) -> F32:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        embed,
+        rms_norm,
+        matmul,
+        add,
+        mul,
+        swiglu,
+        rope,
+        store_kv,
+        attention,
+        last_rows,
+        route,
+        expert_matmul,
+        expert_mul,
+        expert_sum,
+        causal_conv,
+    )
+}
+
+# Ops that read a weight's rows where they lie; the others get it as a float32 array.
+READS_ROWS = {"embed", "matmul", "expert_matmul"}
+
+
+class ReferenceDevice:
+    """Runs programs op by op through numpy, in a thread of its own."""
+
+    name = "reference"
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="wasmrt-reference")
+        self._control = Control.RUN
+        self._offsets: dict[Program, tuple[int, ...]] = {}
+        self._arena = 0
+        self._ids = np.zeros(0, np.int32)
+        self._pos = self._n_out = 0
+
+    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
+        for weight in (w for program in programs for w in program.weights if w.type.id not in DEQUANTIZE):
+            raise UnsupportedError(
+                f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet; "
+                f"supported: {', '.join(TYPES[i].name for i in DEQUANTIZE)}"
+            )
+        self._offsets = {program: arena_offsets(program, max_tokens, max_out) for program in programs}
+        self._arena = self._memory.allocate(max(offsets[-1] for offsets in self._offsets.values()))
+
+    def bind(self, program: Program, table: "array[int]", context: int) -> Bound:
+        kv = tuple(self._array(self._memory.allocate(4 * context * width), (context, width)) for width in program.kv)
+        state = tuple(self._array(self._memory.allocate(4 * n), (n,)) for n in program.state)
+        return Bound(program, table, kv, state)
+
+    def begin(self, ids: Sequence[int], pos: int, n_out: int) -> None:
+        self._ids = np.asarray(ids, np.int32)
+        self._pos, self._n_out = pos, n_out
+
+    async def run(self, bound: Bound, ops: range) -> Stop:
+        running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, bound, ops)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._control = Control.CANCEL
+            try:
+                await asyncio.wait([running])  # buffers may be freed after us, so the thread leaves first
+            finally:
+                self._control = Control.RUN
+            raise
+
+    def _run(self, bound: Bound, ops: range) -> Stop:
+        """The token loop's inner part: resolve an op's operands, call its function, write what it gives."""
+        for i in ops:
+            if self._control is not Control.RUN:
+                return Stop(i)
+            op = bound.program.ops[i]
+            outs = [self._resolve(o, bound, op) for o in op.out]
+            mutated = [out for o, out in zip(op.out, outs, strict=True) if o.space is not Space.ACTIVATION]
+            ins = [self._resolve(o, bound, op) for o in op.ins]
+            got = OPS[op.kernel](*mutated, *ins, **dict(zip(KERNELS[op.kernel].params, op.params, strict=True)))
+            results = got if isinstance(got, tuple) else (got,)
+            written = [out for o, out in zip(op.out, outs, strict=True) if o.space is Space.ACTIVATION]
+            for out, result in zip(written, results, strict=False):
+                out[...] = result
+            if op.kernel == "route" and (missing := _missing_experts(bound, results[0])):
+                return Stop(i + 1, missing)
+        return Stop(ops.stop)
+
+    def _resolve(self, operand: Operand | None, bound: Bound, op: Op) -> Any:
+        """The value of an operand: an array over its memory, a number, or a packed weight."""
+        if operand is None:
+            return None
+        match operand.space:
+            case Space.WEIGHT:
+                packed = Packed(bound.program.weights[operand.index], bound.table, self._memory)
+                if op.kernel in READS_ROWS:
+                    return packed
+                rows = packed.rows(0, packed.n_rows)
+                return rows if packed.n_rows > 1 else rows[0]
+            case Space.ACTIVATION:
+                n_rows = len(self._ids) if operand.rows == "T" else self._n_out
+                start = self._arena + self._offsets[bound.program][operand.index]
+                return self._array(start, (n_rows, operand.width), np.int32 if operand.dtype == "i32" else np.float32)
+            case Space.KV:
+                return bound.kv[operand.index]
+            case Space.STATE if operand.index >= STATE_SLOTS:
+                return bound.state[operand.index - STATE_SLOTS]
+            case Space.STATE:
+                return {TOKENS.index: self._ids, POS.index: self._pos, N_OUT.index: self._n_out}[operand.index]
+
+    def _array(self, address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> npt.NDArray[Any]:
+        return np.frombuffer(self._memory.view(address, 4 * math.prod(shape)), dtype).reshape(shape)
+
+    def clear_state(self, bound: Bound) -> None:
+        for state in bound.state:
+            state[...] = 0
+
+    def logits(self, head: Bound) -> "memoryview[float]":
+        return memoryview(self._logits(head).tobytes()).cast("f", (self._n_out, head.program.result.width))
+
+    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float) -> tuple[list[int], list[float]]:
+        row = self._logits(head)[-1].astype(np.float64)
+        for token in set(recent) if penalty != 1.0 else ():
+            row[token] = row[token] / penalty if row[token] > 0 else row[token] * penalty
+        n = len(row) if k == 0 else min(k, len(row))
+        least = np.partition(row, len(row) - n)[len(row) - n]
+        ids = np.flatnonzero(row >= least)
+        ids = ids[np.lexsort((ids, -row[ids]))][:n]
+        return ids.tolist(), row[ids].tolist()
+
+    def _logits(self, head: Bound) -> F32:
+        result = head.program.result
+        start = self._arena + self._offsets[head.program][result.index]
+        logits = self._array(start, (self._n_out, result.width))
+        if not np.isfinite(logits).all():
+            raise DeviceError("the logits hold NaN or infinity: a weight of this file is damaged, or too large for float32")
+        return logits
+
+    def close(self) -> None:
+        self._control = Control.CANCEL
+        self._executor.shutdown()
+
+
+def _missing_experts(bound: Bound, experts: I32) -> tuple[int, ...]:
+    """The table entries of the chosen experts that are not in memory."""
+    chosen = np.unique(experts).tolist()
+    entries = (w.first + e for w in bound.program.weights if w.is_expert for e in chosen)
+    return tuple(entry for entry in entries if bound.table[entry] == 0)
