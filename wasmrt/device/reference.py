@@ -247,6 +247,7 @@ class ReferenceDevice:
         self._memory = memory
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="wasmrt-reference")
         self._control = Control.RUN
+        self._closed = False
         self._offsets: dict[Program, tuple[int, ...]] = {}
         self._arena = 0
         self._ids = np.zeros(0, np.int32)
@@ -271,27 +272,35 @@ class ReferenceDevice:
         self._pos, self._n_out = pos, n_out
 
     async def run(self, bound: Bound, ops: range) -> Stop:
+        if self._closed:
+            raise _closed_error()
         running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, bound, ops)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            self._control = Control.CANCEL
+        cancelled = False
+        while not running.done():  # buffers may be freed after us, so the thread leaves first, however often we are cancelled
             try:
-                await asyncio.wait([running])  # buffers may be freed after us, so the thread leaves first
-            finally:
-                self._control = Control.RUN
-            raise
+                await asyncio.wait([running])
+            except asyncio.CancelledError:
+                self._control, cancelled = Control.CANCEL, True
+        if self._closed:
+            raise _closed_error()
+        if cancelled:
+            self._control = Control.RUN
+            running.exception()  # looked at: asyncio complains about one that nobody saw
+            raise asyncio.CancelledError
+        return running.result()
 
     def _run(self, bound: Bound, ops: range) -> Stop:
         """The token loop's inner part: resolve an op's operands, call its function, write what it gives."""
+        offsets = self._offsets[bound.program]  # looked up once: hashing a program costs as much as a small op
         for i in ops:
             if self._control is not Control.RUN:
                 return Stop(i)
             op = bound.program.ops[i]
-            outs = [self._resolve(o, bound, op) for o in op.out]
+            outs = [self._resolve(o, bound, op, offsets) for o in op.out]
             mutated = [out for o, out in zip(op.out, outs, strict=True) if o.space is not Space.ACTIVATION]
-            ins = [self._resolve(o, bound, op) for o in op.ins]
-            got = OPS[op.kernel](*mutated, *ins, **dict(zip(KERNELS[op.kernel].params, op.params, strict=True)))
+            ins = [self._resolve(o, bound, op, offsets) for o in op.ins]
+            with np.errstate(over="ignore", invalid="ignore"):  # damaged weights: `logits` says so, numpy need not
+                got = OPS[op.kernel](*mutated, *ins, **dict(zip(KERNELS[op.kernel].params, op.params, strict=True)))
             results = got if isinstance(got, tuple) else (got,)
             written = [out for o, out in zip(op.out, outs, strict=True) if o.space is Space.ACTIVATION]
             for out, result in zip(written, results, strict=False):
@@ -300,7 +309,7 @@ class ReferenceDevice:
                 return Stop(i + 1, missing)
         return Stop(ops.stop)
 
-    def _resolve(self, operand: Operand | None, bound: Bound, op: Op) -> Any:
+    def _resolve(self, operand: Operand | None, bound: Bound, op: Op, offsets: tuple[int, ...]) -> Any:
         """The value of an operand: an array over its memory, a number, or a packed weight."""
         if operand is None:
             return None
@@ -309,11 +318,11 @@ class ReferenceDevice:
                 packed = Packed(bound.program.weights[operand.index], bound.table, self._memory)
                 if op.kernel in READS_ROWS:
                     return packed
-                rows = packed.rows(0, packed.n_rows)
-                return rows if packed.n_rows > 1 else rows[0]
+                rows = np.concatenate([block for _, block in packed.chunks()])
+                return rows if len(bound.program.weights[operand.index].shape) > 1 else rows[0]
             case Space.ACTIVATION:
                 n_rows = len(self._ids) if operand.rows == "T" else self._n_out
-                start = self._arena + self._offsets[bound.program][operand.index]
+                start = self._arena + offsets[operand.index]
                 return self._array(start, (n_rows, operand.width), np.int32 if operand.dtype == "i32" else np.float32)
             case Space.KV:
                 return bound.kv[operand.index]
@@ -351,8 +360,12 @@ class ReferenceDevice:
         return logits
 
     def close(self) -> None:
-        self._control = Control.CANCEL
+        self._closed, self._control = True, Control.CANCEL
         self._executor.shutdown()
+
+
+def _closed_error() -> DeviceError:
+    return DeviceError("the device was closed, so this pass was not finished; open the model again")
 
 
 def _missing_experts(bound: Bound, experts: I32) -> tuple[int, ...]:

@@ -46,6 +46,9 @@ def build(header: Header) -> Built:
     architecture = header.metadata.string("general.architecture")
     if architecture not in FAMILIES:
         raise UnsupportedError(f"architecture {architecture!r} is not supported yet; supported: {', '.join(sorted(FAMILIES))}")
+    n_shards = header.metadata.integer("split.count", default=1)
+    if n_shards > 1:
+        raise UnsupportedError(f"this is one of {n_shards} parts of a split model, which is not supported yet; merge them")
     config = ModelConfig.from_header(header)
     family = FAMILIES[architecture]
     known = family.shapes(config)

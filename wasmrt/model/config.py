@@ -113,7 +113,7 @@ def _n_vocab(header: Header, arch: str) -> int:
     said = header.metadata.integer(f"{arch}.vocab_size", default=n_vocab)
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     listed = len(tokens) if isinstance(tokens, StringArray) else n_vocab
-    if said != n_vocab or listed > n_vocab:
+    if said != n_vocab or listed != n_vocab:
         raise FormatError(f"token_embd.weight has {n_vocab} rows, but the file speaks of {said} and lists {listed} tokens")
     return n_vocab
 

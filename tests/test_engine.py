@@ -1,0 +1,334 @@
+"""open, generate, logits and close: prompt splits, cache reuse, cancelling, budgets, and what is refused beforehand."""
+
+import asyncio
+import gc
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import wasmrt
+from tests.gguf_files import N_VOCAB, write_llama
+from wasmrt.engine import CHUNK
+from wasmrt.sync import call
+
+IDS = [1, 40, 50, 45, 60, 41, 77, 52, 38, 66, 49, 71]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    with wasmrt.load(path, device="reference") as model:
+        yield model
+
+
+def nmse(got, wanted):
+    return float(np.mean((got - wanted) ** 2) / np.mean(wanted**2))
+
+
+# Prompt splits. Worst NMSE seen over 600 random splits of 40 tokens: 3.4e-13. Bound: about ten times that.
+
+SPLIT_BOUND = 4e-12
+
+
+@given(cuts=st.sets(st.integers(1, 39)), ids=st.lists(st.integers(0, N_VOCAB - 1), min_size=40, max_size=40))
+def test_any_prompt_split_gives_the_same_ids_and_logits(model, cuts, ids):
+    """Logits differ by the order in which BLAS adds, which depends on the number of rows."""
+    whole = model.logits(ids)[-1]
+
+    async def in_chunks():
+        engine = model.engine
+        async with engine.turn:
+            await engine.step([0])  # so that nothing of ids[1:] is in the cache
+            for end in [*sorted(cuts), len(ids)]:
+                await engine.step(ids[:end])
+            return np.array(engine.device.logits(engine._bounds[-1]))[-1], engine.candidates(1, (), 1.0)[0]
+
+    split, best = call(in_chunks())
+    assert nmse(split, whole) < SPLIT_BOUND
+    assert best == [int(np.argmax(whole))]
+
+
+def test_long_prompts_cross_the_chunk_size(tmp_path):
+    """More tokens than one chunk, with logits wanted at every position and only at the last."""
+    path = write_llama(tmp_path / "long.gguf", changes={"context_length": 3 * CHUNK})
+    ids = [1 + i * 7 % 90 for i in range(2 * CHUNK + 5)]
+    with wasmrt.load(path) as model:
+        every = model.logits(ids)
+        generation = model.generate(ids, max_tokens=1)
+        list(generation)
+        assert every.shape == (len(ids), N_VOCAB)
+        assert generation.tokens == [int(np.argmax(every[-1]))]
+        assert nmse(model.logits(ids[:20]), every[:20]) < SPLIT_BOUND
+
+
+# The cache
+
+
+def test_a_second_prompt_computes_only_what_differs(model):
+    """Counted in passes' tokens, and the ids are those of a fresh model."""
+    first = model.generate(IDS, max_tokens=4)
+    list(first)
+    longer = IDS + first.tokens + [42, 43]
+    again = model.generate(longer, max_tokens=6)
+    list(again)
+    # The last generated token was sampled but never run through the layers, so it is not in the cache.
+    assert again.stats.cached_tokens == len(IDS) + 3
+    other = model.generate([*IDS[:5], 3, 4], max_tokens=6)
+    list(other)
+    assert other.stats.cached_tokens == 5
+    with wasmrt.load(model.name) as fresh:
+        assert fresh.generate(longer, max_tokens=6).stats.cached_tokens == 0
+        check = fresh.generate(longer, max_tokens=6)
+        list(check)
+        assert check.tokens == again.tokens
+        fresh.logits([5])
+        check = fresh.generate([*IDS[:5], 3, 4], max_tokens=6)
+        list(check)
+        assert check.tokens == other.tokens
+
+
+def test_two_generations_can_take_turns(model):
+    """Interleaved, each gives what it gives alone."""
+    prompts = IDS, [*IDS[:3], 9, 9]
+    alone = []
+    for prompt in prompts:
+        generation = model.generate(prompt, max_tokens=8)
+        list(generation)
+        alone.append(generation.tokens)
+    a, b = (model.generate(prompt, max_tokens=8) for prompt in prompts)
+    for _ in range(8):
+        next(a, None), next(b, None)
+    list(a), list(b)
+    assert [a.tokens, b.tokens] == alone
+
+
+def test_concurrent_tasks_wait_for_their_turn(path):
+    async def scenario():
+        async with await wasmrt.open(path) as model:
+            alone = [[t async for t in _ids(model, p)] for p in (IDS, IDS[:4])]
+            together = await asyncio.gather(*(_collect(model, p) for p in (IDS, IDS[:4])))
+            return alone, together
+
+    async def _ids(model, prompt):
+        generation = model.generate(prompt, max_tokens=6)
+        async for _ in generation:
+            pass
+        for token in generation.tokens:
+            yield token
+
+    async def _collect(model, prompt):
+        return [t async for t in _ids(model, prompt)]
+
+    alone, together = asyncio.run(scenario())
+    assert alone == list(together)
+
+
+# Ends
+
+
+def test_finish_reasons(model):
+    def finish(**options):
+        generation = model.generate(IDS, **options)
+        list(generation)
+        return generation.stats.finish, len(generation.tokens)
+
+    assert finish(max_tokens=5) == ("length", 5)
+    assert finish(max_tokens=0) == ("length", 0)
+    reason, n = finish(max_tokens=None)
+    assert (reason, n) == ("context", model.plan.context + 1 - len(IDS)) or reason == "stop"
+
+
+def test_stop_strings_end_the_text_before_them(model):
+    whole = "".join(model.generate(IDS, max_tokens=24))
+    assert len(whole) > 8
+    stop = whole[4:7]
+    generation = model.generate(IDS, max_tokens=24, stop=stop)
+    assert "".join(generation) == whole[: whole.index(stop)] == generation.text
+    assert generation.stats.finish == "stop"
+
+
+def test_seed_decides_the_text(model):
+    def text(seed):
+        return "".join(model.generate(IDS, max_tokens=20, temperature=1.5, top_k=0, top_p=1.0, min_p=0.0, seed=seed))
+
+    assert text(1) == text(1)
+    assert len({text(seed) for seed in range(4)}) > 1
+
+
+def test_repeat_penalty_changes_the_choice(model):
+    plain = model.generate([40] * 30, max_tokens=20)
+    list(plain)
+    loop = max(set(plain.tokens), key=plain.tokens.count)
+    penalised = model.generate([40] * 30, max_tokens=20, repeat_penalty=5.0)
+    list(penalised)
+    assert penalised.tokens.count(loop) < max(2, plain.tokens.count(loop))
+
+
+# Cancelling
+
+
+def test_cancelling_a_prefill_is_prompt_and_leaves_the_model_usable(tmp_path):
+    """The task is cancelled between two ops: long before the prefill's end. The next generation is right."""
+    path = write_llama(tmp_path / "long.gguf", changes={"context_length": 4096})
+    ids = [1 + i * 7 % 90 for i in range(3500)]
+
+    async def scenario():
+        async with await wasmrt.open(path) as model:
+            wanted = model.generate(IDS, max_tokens=5)
+            [_ async for _ in wanted]
+            started = time.perf_counter()
+            await anext(model.generate(ids, max_tokens=1))
+            whole = time.perf_counter() - started
+            await anext(model.generate(IDS, max_tokens=1))  # empties the cache of most of ids
+            task = asyncio.create_task(anext(model.generate(ids, max_tokens=1)))
+            await asyncio.sleep(whole / 10)
+            started = time.perf_counter()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            left = time.perf_counter() - started
+            again = model.generate(IDS, max_tokens=5)
+            [_ async for _ in again]
+            return whole, left, again.tokens == wanted.tokens
+
+    whole, left, same = asyncio.run(scenario())
+    assert same
+    assert left < whole / 2
+
+
+def test_cancelling_a_load_leaves_nothing_behind(path):
+    """Threads and files are gone after a load that was cancelled at its first progress report."""
+
+    async def scenario():
+        loading = asyncio.current_task()
+        with pytest.raises(asyncio.CancelledError):
+            await wasmrt.open(path, progress=lambda done, total: loading.cancel())
+        loading.uncancel()
+
+    before = threading.active_count()
+    asyncio.run(scenario())
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+def test_leaving_a_generation_early_is_fine(model):
+    for _ in model.generate(IDS, max_tokens=50):
+        break
+    generation = model.generate(IDS, max_tokens=5)
+    next(generation)
+    generation.close()
+    assert list(generation) == []
+
+
+# Refusals
+
+
+def test_arguments_are_checked_before_anything_is_computed(model):
+    passes = model.stats.passes
+    for wrong in ({"temperature": float("nan")}, {"max_tokens": -1}, {"top_k": -5}, {"stop": [""]}, {"seed": -1}, {"top_p": 2}):
+        with pytest.raises(ValueError, match=next(iter(wrong)).split("_")[0]):
+            model.generate(IDS, **wrong)
+    for ids in ([], [N_VOCAB], [-1], [1.5], ["a"]):
+        with pytest.raises(ValueError, match=r"token"):
+            model.generate(ids)
+    with pytest.raises(wasmrt.ContextFull, match=r"the prompt has 65 tokens, but the context holds 64"):
+        model.generate([3] * 65)
+    assert model.stats.passes == passes
+
+
+def test_budgets_are_hard_and_say_what_would_do(path):
+    with wasmrt.load(path) as model:
+        needed = model.plan.total_bytes
+    with wasmrt.load(path, memory=needed, context=64) as model:
+        assert model.engine._memory.used == model.plan.total_bytes == needed
+    with pytest.raises(wasmrt.BudgetError, match=r"raise --memory or lower --context"):
+        wasmrt.load(path, memory=needed - 1, context=64)
+    with pytest.raises(wasmrt.ContextFull, match=r"a context of 65 is too long: this model was made for 64"):
+        wasmrt.load(path, context=65)
+
+
+def test_an_automatic_context_shrinks_to_the_budget_with_a_note(tmp_path, caplog):
+    path = write_llama(tmp_path / "m.gguf", changes={"context_length": 2048})
+    with wasmrt.load(path) as model:
+        assert model.plan.context == 2048
+        needed = model.plan.total_bytes
+    with wasmrt.load(path, memory=needed - 100_000) as model:
+        assert 64 <= model.plan.context < 2048
+        assert model.plan.total_bytes <= needed - 100_000
+        assert f"the context is {model.plan.context} positions, not 2048" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"device": "tpu"}, wasmrt.DeviceError, "device 'tpu' is unknown"),
+        ({"memory": "lots"}, ValueError, "no amount of memory"),
+        ({"context": 0}, ValueError, "context must be"),
+        ({"policy": "magic"}, ValueError, "policy 'magic' is unknown"),
+    ],
+)
+def test_wrong_options_are_refused(path, options, error, match):
+    with pytest.raises(error, match=match):
+        wasmrt.load(path, **options)
+
+
+def test_options_without_effect_are_named(path, caplog):
+    wasmrt.load(path, threads=4, prefetch=2).close()
+    assert "the reference device has no use for: threads, prefetch" in caplog.text
+
+
+def test_a_closed_model_says_so(path):
+    model = wasmrt.load(path)
+    model.close()
+    model.close()
+    with pytest.raises(wasmrt.DeviceError, match="the model was closed"):
+        list(model.generate(IDS))
+
+
+# Without a tokenizer
+
+
+def test_ids_still_work_without_a_tokenizer(tmp_path):
+    """Same weights, no vocabulary: the same ids, shown in decimal; text is refused by name."""
+    path = write_llama(tmp_path / "ids.gguf", tokenizer=False)
+    with wasmrt.load(path) as model:
+        generation = model.generate(IDS, max_tokens=5)
+        assert "".join(generation) == "".join(f"{i} " for i in generation.tokens)
+        assert len(generation.tokens) == 5
+        with pytest.raises(wasmrt.UnsupportedError, match="the file has no tokenizer"):
+            model.tokenize("hello")
+
+
+# Async and sync are one engine
+
+
+def test_async_and_sync_agree(path, model):
+    async def scenario():
+        async with await wasmrt.open(path) as opened:
+            generation = opened.generate(IDS, max_tokens=8)
+            text = "".join([piece async for piece in generation])
+            logits = await opened.logits(IDS)
+            return text, generation.tokens, logits
+
+    text, tokens, logits = asyncio.run(scenario())
+    generation = model.generate(IDS, max_tokens=8)
+    assert (text, tokens) == ("".join(generation), generation.tokens)
+    assert logits.format == "f"
+    assert logits.shape == (len(IDS), N_VOCAB)
+    assert np.array_equal(np.asarray(logits), model.logits(IDS))
+
+
+def test_a_model_in_memory(path, model):
+    with wasmrt.load(path.read_bytes()) as from_bytes:
+        assert np.array_equal(from_bytes.logits(IDS), model.logits(IDS))

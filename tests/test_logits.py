@@ -1,0 +1,88 @@
+"""The reference device end to end, against outside truth: llama.cpp's logits, and a trained model's published text."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wasmrt
+
+pytestmark = pytest.mark.reference
+
+# The formats and architectures that are covered; what remains is refused with UnsupportedError (test below).
+UNSUPPORTED_FORMATS = {"IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0"}
+
+# Worst seen over the 16 files: 1.1e-13 (float32 sums in another order). Bound: ten times that.
+BOUND = 1.1e-12
+
+
+def nmse(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean squared error over mean square."""
+    return float(np.mean((got.astype(np.float64) - wanted) ** 2) / np.mean(wanted.astype(np.float64) ** 2))
+
+
+def llama_files(folder: Path) -> dict[str, Path]:
+    return {f.stem: f for f in sorted((folder / "logits").glob("llama-*.gguf"))}
+
+
+def test_logits_of_all_covered_files(reference_dir):
+    """Every llama-dense and llama-moe file: each quantization mix, biases, scales, rope factors, experts."""
+    files = {name: f for name, f in llama_files(reference_dir).items() if name.split(".")[1] not in UNSUPPORTED_FORMATS}
+    assert len(files) >= 16
+    assert any(name.startswith("llama-moe") for name in files)
+    errors = {}
+    for name, file in files.items():
+        recorded = json.loads(file.with_suffix(".json").read_text())
+        with wasmrt.load(file, device="reference") as model:
+            errors[name] = nmse(model.logits(recorded["tokens"]), np.load(file.with_suffix(".logits.npy")))
+    assert max(errors.values()) < BOUND, errors
+
+
+def test_formats_not_covered_are_refused_by_name(reference_dir):
+    """Nothing runs on a guess: the message names the format and those that work."""
+    for name, file in llama_files(reference_dir).items():
+        if name.split(".")[1] in UNSUPPORTED_FORMATS:
+            with pytest.raises(wasmrt.UnsupportedError, match=r"is in format \w+, which is not supported yet; supported: F32"):
+                wasmrt.load(file)
+
+
+def test_other_architectures_are_refused_by_name(reference_dir):
+    for file in sorted((reference_dir / "logits").glob("*.gguf")):
+        if not file.name.startswith("llama-"):
+            with pytest.raises(wasmrt.UnsupportedError, match=r"architecture '[\w-]+' is not supported yet; supported: llama"):
+                wasmrt.load(file)
+
+
+@pytest.fixture(scope="module")
+def stories(reference_dir):
+    with wasmrt.load(reference_dir / "stories260K" / "stories260K.gguf", device="reference") as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def golden(reference_dir):
+    return json.loads((reference_dir / "stories260K" / "golden.json").read_text())
+
+
+def test_stories260k_ids_text_and_logits(stories, golden):
+    """A trained model, greedy: the ids that its author's code gives, the text that its author published."""
+    generation = stories.generate("", max_tokens=golden["n_generated"])
+    text = "".join(generation)
+    assert generation.prompt_tokens == golden["prompt_ids"]
+    assert generation.tokens == golden["greedy_ids"][1:]
+    assert text == generation.text
+    assert plain(text).startswith(plain(golden["text_karpathy_doc"]))
+    # Seen: 0, since the recorded logits come from numpy too. Bound: other BLAS libraries add in another order.
+    assert nmse(stories.logits(golden["prompt_ids"])[-1], np.asarray(golden["logits_after_bos"], np.float32)) < BOUND
+
+
+def test_a_continued_text_keeps_its_spaces(stories):
+    """Pieces joined behind the prompt read as one text: sentencepiece's leading space is dropped only at a text's start."""
+    assert "".join(stories.generate("", max_tokens=11)).startswith("Once upon a time, there was")
+    assert "".join(stories.generate("Once upon a", max_tokens=8)).startswith(" time, there was")
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()

@@ -1,0 +1,362 @@
+"""The command line: run, chat, inspect, bench, doctor. Text goes to stdout, everything else to stderr.
+
+Exit codes: 0 fine, 1 a typed error (one line), 2 usage, 130 interrupted.
+"""
+
+# Heavy imports stand inside the commands: --help answers at once, and Ctrl-C finds main() already in charge.
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from wasmrt import __version__
+from wasmrt.errors import WasmrtError
+from wasmrt.options import EngineOptions, parse_bytes
+
+if TYPE_CHECKING:
+    from wasmrt.sampling import SamplerOptions
+    from wasmrt.sync import SyncGeneration, SyncModel
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+CHAT_HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"error: {message}; see {self.prog} --help\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?" rather than ending the text
+    logging.basicConfig(format="note: %(message)s", stream=sys.stderr)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        args = _parser().parse_args(argv)
+        return _run_command(args)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our text has left; nothing can be written any more, not even by the interpreter's exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except WasmrtError as error:
+        return _fail(error, EXIT_ERROR)
+
+
+def _run_command(args: argparse.Namespace) -> int:
+    command: Callable[[argparse.Namespace], int] = args.command
+    code = command(args)
+    sys.stdout.flush()
+    return code
+
+
+def _fail(error: object, code: int) -> int:
+    sys.stdout.flush()
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print("note:", " ".join(str(message).split()), file=sys.stderr)
+
+
+# The commands
+
+
+def run(args: argparse.Namespace) -> int:
+    """Continue a prompt."""
+    sampler = _sampler(args)
+    with _opened(args) as model:
+        prompt = args.ids if args.ids is not None else args.prompt
+        if args.special and isinstance(prompt, str):
+            prompt = model.tokenize(prompt, add_bos=model.tokenizer.add_bos, parse_special=True)
+        generation = _usage(lambda: model.generate(prompt, max_tokens=args.n, stop=args.stop, **sampler))
+        if args.json:
+            for _ in generation:
+                pass
+            _print_json(
+                model=model.name,
+                device=model.stats.device,
+                prompt_tokens=generation.prompt_tokens,
+                tokens=generation.tokens,
+                text=generation.text,
+                stats=generation.stats.as_dict(),
+                load_seconds=model.stats.load_seconds,
+            )
+            return 0
+        if isinstance(prompt, str) and not args.no_prompt:
+            _write(prompt)
+        _stream(generation)
+        _write("\n")
+        print(_statistics(model, generation), file=sys.stderr)
+    return 0
+
+
+def chat(args: argparse.Namespace) -> int:
+    """Talk with a model, turn by turn."""
+    sampler = _sampler(args)
+    system = [{"role": "system", "content": args.system}] if args.system else []
+    history: list[dict[str, str]] = list(system)
+    with _opened(args) as model:
+        _ = model.tokenizer  # a file without one cannot chat: say so before the first question
+        print(f"{model.config.name or model.name}: {CHAT_HELP}", file=sys.stderr)
+        while (line := _ask()) is not None:
+            if line in ("/exit", "/quit"):
+                break
+            if line == "/reset":
+                history = list(system)
+                print("The conversation starts anew.", file=sys.stderr)
+            elif line.startswith("/"):
+                print(CHAT_HELP, file=sys.stderr)
+            elif line:
+                history.append({"role": "user", "content": line})
+                history.append({"role": "assistant", "content": _answer(model, history, args, sampler)})
+    return 0
+
+
+def _ask() -> str | None:
+    """A line of the person's, or None at the end of input. Ctrl-C at the prompt only clears the line."""
+    while True:
+        try:
+            return input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            print(f"\n{CHAT_HELP}", file=sys.stderr)
+
+
+def _answer(model: "SyncModel", history: list[dict[str, str]], args: argparse.Namespace, sampler: dict[str, Any]) -> str:
+    """Stream an answer; Ctrl-C ends the answer and keeps what was said."""
+    generation = model.chat(history, max_tokens=args.n, stop=args.stop, **sampler)
+    try:
+        _stream(generation)
+    except KeyboardInterrupt:
+        _write(" [stopped]")
+    _write("\n")
+    return generation.text
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Say what is in a file, from its header alone."""
+    from wasmrt.inspect import describe, summary
+    from wasmrt.sync import call
+
+    found = call(describe(args.model))
+    if args.json:
+        _print_json(**found)
+    else:
+        _write(summary(found, tensors=args.tensors))
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure a model's speed."""
+    from wasmrt.bench import measure, table
+    from wasmrt.sync import call
+
+    with _opened(args) as model:
+        measured = call(measure(model.engine, args.prompt_tokens, args.n))
+    if args.json:
+        _print_json(**measured)
+    else:
+        _write(table(measured))
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say what this machine offers and whether wasmrt works on it."""
+    from wasmrt.doctor import examine, report
+
+    found = examine()
+    if args.json:
+        _print_json(**found)
+    else:
+        _write(report(found))
+    return 0 if found["works"] else EXIT_ERROR
+
+
+# What commands share
+
+
+@contextlib.contextmanager
+def _opened(args: argparse.Namespace) -> Iterator["SyncModel"]:
+    """The model that the arguments name, with a progress bar while it loads."""
+    from tqdm import tqdm
+
+    from wasmrt.sync import load
+
+    # The bar appears on a terminal, and only if loading takes a while.
+    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, desc="loading", delay=0.5, disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        model = load(
+            args.model, device=args.device, memory=args.memory, context=args.context, threads=args.threads, progress=progress
+        )
+    with model:
+        yield model
+
+
+def _sampler(args: argparse.Namespace) -> dict[str, Any]:
+    """The sampler's settings, checked before a model is loaded."""
+    from wasmrt.sampling import SamplerOptions
+
+    def check() -> "SamplerOptions":
+        return SamplerOptions(args.temp, args.top_k, args.top_p, args.min_p, args.repeat_penalty, args.seed)
+
+    _usage(check)
+    return {
+        "temperature": args.temp,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "repeat_penalty": args.repeat_penalty,
+        "seed": args.seed,
+    }
+
+
+def _usage(call: Callable[[], Any]) -> Any:
+    """Call; a wrong argument is the user's, and ends the program with one line."""
+    try:
+        return call()
+    except (ValueError, TypeError) as error:
+        sys.exit(_fail(error, EXIT_USAGE))
+
+
+def _stream(generation: "SyncGeneration") -> None:
+    for piece in generation:
+        _write(piece)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _print_json(**fields: Any) -> None:
+    print(json.dumps(fields, ensure_ascii=False, allow_nan=False))
+
+
+def _statistics(model: "SyncModel", generation: "SyncGeneration") -> str:
+    stats = generation.stats
+    return (
+        f"{stats.generated_tokens} tokens, {stats.decode_tokens_per_second:.1f} tok/s, "
+        f"first token after {stats.first_token_seconds:.2f} s ({stats.prompt_tokens} prompt tokens), "
+        f"loaded in {model.stats.load_seconds:.2f} s, device {model.stats.device}"
+    )
+
+
+# The parser
+
+
+def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argparse type whose ValueError message is shown as it is."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def _whole(minimum: int) -> Callable[[str], Any]:
+    def check(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < minimum:
+            raise ValueError(f"expected a whole number from {minimum} on, not {text!r}")
+        return int(text)
+
+    return _checked(check)
+
+
+def _ids(text: str) -> list[int]:
+    parts = text.replace(",", " ").split()
+    if not parts or not all(p.isdecimal() for p in parts):
+        raise ValueError(f"expected token ids such as 1,15,7, not {text!r}")
+    return [int(p) for p in parts]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="wasmrt", description="Run GGUF language models.", epilog="wasmrt COMMAND --help says more.")
+    parser.add_argument("--version", action="version", version=f"wasmrt {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(function: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(function.__name__, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        command.set_defaults(command=function)
+        return command
+
+    p = add(run, "continue a prompt with a model")
+    p.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file; without one, the bundled demo model")
+    start = p.add_mutually_exclusive_group()
+    start.add_argument("-p", "--prompt", default="", help="the text to continue (default: none, the model begins by itself)")
+    start.add_argument("--ids", type=_checked(_ids), metavar="IDS", help="token ids to continue instead of a text: 1,15,7")
+    p.add_argument("-n", type=_whole(0), default=256, metavar="N", help="at most this many tokens (default: 256)")
+    p.add_argument("--special", action="store_true", help='let text such as "<|im_end|>" in the prompt become control tokens')
+    p.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
+    _add_sampling(p)
+    _add_engine(p)
+    p.add_argument("--json", action="store_true", help="print one JSON object with ids, text and statistics")
+
+    p = add(chat, "talk with a model in the terminal")
+    p.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file; without one, the bundled demo model")
+    p.add_argument("--system", metavar="TEXT", help="a system message to begin with")
+    p.add_argument("-n", type=_whole(1), metavar="N", help="at most this many tokens an answer (default: no limit)")
+    _add_sampling(p)
+    _add_engine(p)
+
+    p = add(inspect, "say what is in a GGUF file, from its header alone")
+    p.add_argument("model", metavar="MODEL", help="a GGUF file")
+    p.add_argument("--tensors", action="store_true", help="list every tensor")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = add(bench, "measure loading, prefill and decode")
+    p.add_argument("model", metavar="MODEL", help="a GGUF file")
+    p.add_argument("--prompt-tokens", type=_whole(1), default=128, metavar="N", help="length of the prompt (default: 128)")
+    p.add_argument("-n", type=_whole(1), default=64, metavar="N", help="tokens to generate (default: 64)")
+    _add_engine(p)
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = add(doctor, "say what this machine offers and whether wasmrt works on it")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _add_sampling(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("sampling")
+    group.add_argument("--temp", type=float, default=0.8, metavar="T", help="temperature; 0: the likeliest (default: 0.8)")
+    group.add_argument("--top-k", type=int, default=40, metavar="K", help="keep the K likeliest tokens; 0: all (default: 40)")
+    group.add_argument("--top-p", type=float, default=0.95, metavar="P", help="of these, keep the likeliest P (default: 0.95)")
+    group.add_argument("--min-p", type=float, default=0.05, metavar="P", help="drop below P x the likeliest (default: 0.05)")
+    group.add_argument("--repeat-penalty", type=float, default=1.0, metavar="R", help="above 1: fewer repetitions (default: 1)")
+    group.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text (default: a new one each time)")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end where this text comes; may be repeated")
+
+
+def _add_engine(p: argparse.ArgumentParser) -> None:
+    defaults = EngineOptions()
+    group = p.add_argument_group("engine")
+    group.add_argument("--device", default=defaults.device, metavar="D", help="auto or reference (default: auto)")
+    group.add_argument(
+        "--memory", type=_checked(parse_bytes), metavar="B", help="budget for weights, cache and activations, such as 700MiB"
+    )
+    group.add_argument("--context", type=_whole(1), metavar="N", help="tokens of prompt and answer (default: up to 4096)")
+    group.add_argument("--threads", type=_whole(1), metavar="N", help="threads that compute (default: what suits the machine)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,396 @@
+"""open(ref) and the Model it gives: the one file that knows every part."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from wasmrt.device.device import Bound, Device, arena_offsets
+from wasmrt.errors import ContextFull, DeviceError, UnsupportedError, WasmrtError
+from wasmrt.generate import GenerationStats, generate
+from wasmrt.gguf.reader import Header, HeaderParser
+from wasmrt.model.build import Built, build
+from wasmrt.model.config import ModelConfig
+from wasmrt.model.kv_cache import KVCache
+from wasmrt.options import EngineOptions, Ref, parse_bytes
+from wasmrt.resources import demo_model
+from wasmrt.sampling import SamplerOptions
+from wasmrt.store.memory import HostMemory, Memory
+from wasmrt.store.plan import Plan, Sizes, make_plan
+from wasmrt.store.source import Source, open_source
+from wasmrt.store.store import LayerStore, Progress
+from wasmrt.text import Generation, Pieces, PlainIds, check_stops
+from wasmrt.tokenizer import Tokenizer, from_metadata
+from wasmrt.tokenizer.chat import ChatTemplate
+from wasmrt.tokenizer.chat import from_metadata as template_from_metadata
+
+log = logging.getLogger("wasmrt")
+
+DEVICES = ("auto", "reference")
+SPARE = 0.8  # of the memory that is free when a model is opened: what it may take unless told otherwise
+HEADER_READ = 256 << 10  # bytes of the first read; a large vocabulary needs several MiB, read in doubling steps
+MAX_HEADER_READ = 4 << 20
+CHUNK = 256  # tokens of a prompt that pass through the layers together
+LOGIT_BYTES = 8 << 20  # at most this much activation memory for logits
+
+
+async def open(
+    ref: Ref | None = None,
+    *,
+    device: str = "auto",
+    memory: int | str | None = None,
+    gpu_memory: int | str | None = None,
+    context: int | None = None,
+    threads: int | None = None,
+    policy: str = "plan",
+    prefetch: int | None = None,
+    progress: Progress | None = None,
+) -> "Model":
+    """Open a model: read its header, check it, plan, and bring its weights into memory.
+
+    ref: a path, or None for the bundled demo model. memory: a hard budget for weights, cache and activations, in bytes or as
+    text ("1GiB"); None takes what the machine can spare. context: positions; None takes the model's own, at most 4096, lowered
+    to what the budget holds. progress is called with (bytes read, bytes in all).
+    Raises FormatError, UnsupportedError, SourceError, BudgetError or DeviceError; cancelling it leaves nothing behind.
+    """
+    options = EngineOptions(device, parse_bytes(memory), parse_bytes(gpu_memory), context, threads, policy, prefetch)
+    started = time.perf_counter()
+    name = _device_name(options)
+    source = await open_source(demo_model() if ref is None else ref)
+    try:
+        header = await read_header(source)
+        built = build(header)
+        if options.context is not None and options.context > built.config.n_ctx_train:
+            raise ContextFull(f"a context of {options.context} is too long: this model was made for {built.config.n_ctx_train}")
+        budget = options.memory or _spare_memory()
+        max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * built.config.n_vocab)))
+        plan = make_plan(built.table, _sizes(built, max_out), budget, options.context, built.config.n_ctx_train)
+        for note in plan.notes:
+            log.warning(note)
+        store_memory = HostMemory(plan.total_bytes)
+        store = LayerStore(source, built.table, store_memory)
+        machine = _make_device(name, store_memory)
+        try:
+            machine.compile(list(dict.fromkeys(built.programs)), CHUNK, max_out)
+            bounds = [machine.bind(p, t, plan.context) for p, t in zip(built.programs, store.tables, strict=True)]
+            await store.load(progress)
+        except BaseException:
+            machine.close()
+            store_memory.close()
+            raise
+    except BaseException:
+        await source.close()
+        raise
+    return Model(source, header, built, plan, store_memory, store, machine, bounds, max_out, time.perf_counter() - started)
+
+
+async def open_tokenizer(ref: Ref | None = None) -> Tokenizer:
+    """The tokenizer of a file, also of one that holds nothing but a vocabulary."""
+    source = await open_source(demo_model() if ref is None else ref)
+    try:
+        return from_metadata((await read_header(source)).metadata)
+    finally:
+        await source.close()
+
+
+async def read_header(source: Source) -> Header:
+    """Feed the parser from the start of the file until it has the header; reads little more than that."""
+    parser = HeaderParser(source.size, source.name)
+    position, step = 0, HEADER_READ
+    while parser.header is None and position < source.size:
+        n_bytes = min(max(step, parser.wanted if position else 0), MAX_HEADER_READ, source.size - position)
+        data = bytearray(n_bytes)
+        await source.read_into(position, memoryview(data))
+        parser.feed(data)
+        position += n_bytes
+        step *= 2
+    return parser.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStats:
+    """What an open model has done so far."""
+
+    device: str
+    load_seconds: float
+    passes: int
+    store: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Model:
+    """An open model. Methods are async; wasmrt.load() gives the same as plain calls. One pass runs at a time."""
+
+    def __init__(
+        self,
+        source: Source,
+        header: Header,
+        built: Built,
+        plan: Plan,
+        memory: Memory,
+        store: LayerStore,
+        device: Device,
+        bounds: Sequence[Bound],
+        max_out: int,
+        load_seconds: float,
+    ) -> None:
+        self.config: ModelConfig = built.config
+        self.plan = plan
+        self.device = device
+        self.name = source.name
+        self._source = source
+        self._header = header
+        self._memory = memory
+        self._store = store
+        self._bounds = bounds
+        self._max_out = max_out
+        self._load_seconds = load_seconds
+        self._passes = 0
+        self.turn = asyncio.Lock()  # one pass at a time: whoever steps holds it until the result is read
+        self._cache = KVCache(plan.context, recurrent=any(p.state for p in built.programs))
+        self._closed = False
+        self._tokenizer: Tokenizer | WasmrtError | None = None
+        self._templates: dict[bool, ChatTemplate] = {}
+
+    # Text
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The file's tokenizer, made when it is first wanted. Raises UnsupportedError or FormatError where it cannot be."""
+        if self._tokenizer is None:
+            try:
+                self._tokenizer = from_metadata(self._header.metadata)
+            except WasmrtError as error:
+                self._tokenizer = error
+        if isinstance(self._tokenizer, WasmrtError):
+            raise self._tokenizer
+        return self._tokenizer
+
+    def chat_template(self, tools: bool = False) -> ChatTemplate:
+        """The file's chat template (that for tools, if it has one); ChatML, with a warning, where the file has none."""
+        if tools not in self._templates:
+            t = self.tokenizer
+            self._templates[tools] = template_from_metadata(
+                self._header.metadata,
+                bos_token="" if t.bos_id is None else t.token_text(t.bos_id),
+                eos_token="" if t.eos_id is None else t.token_text(t.eos_id),
+                control_texts=t.control_texts,
+                tools=tools,
+            )
+        return self._templates[tools]
+
+    def tokenize(self, text: str, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+        """Text to token ids. parse_special lets text such as "<|im_end|>" become control tokens."""
+        return self.tokenizer.tokenize(text, add_bos, parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Token ids to text; control tokens give none."""
+        return self.tokenizer.detokenize(ids)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = 64,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Generation:
+        """Continue a text (its control tokens are plain text) or a list of token ids, piece by piece.
+
+        max_tokens None: until the model ends or the context is full. temperature 0 is greedy. Raises ContextFull for a prompt
+        longer than the context and ValueError for an argument out of range, before anything is computed.
+        """
+        if isinstance(prompt, str):
+            # An empty prompt still needs one token to start from.
+            ids = self.tokenize(prompt, add_bos=self.tokenizer.add_bos or (prompt == "" and self.tokenizer.bos_id is not None))
+        else:
+            ids = list(prompt)
+        sampler = SamplerOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+        return self._generation(ids, sampler, max_tokens, stop, continued=True)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        **variables: Any,
+    ) -> Generation:
+        """Answer a conversation: [{"role": "user", "content": "Hi"}, ...], through the file's own template.
+
+        Text in messages never becomes a control token. Only what differs from the last call's tokens is computed again. Further
+        keywords (tools, documents, ...) go to the template.
+        """
+        sampler = SamplerOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+        return self._generation(self.chat_ids(messages, **variables), sampler, max_tokens, stop)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """The token ids of a conversation up to where the answer begins."""
+        rendered = self.chat_template(bool(variables.get("tools"))).render(messages, **variables)
+        ids = self.tokenizer.tokenize(rendered.text, parse_special=True, marker=rendered.marker)
+        bos = self.tokenizer.bos_id
+        if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)  # templates of some families leave it to the tokenizer
+        return ids
+
+    def _generation(
+        self,
+        ids: list[int],
+        sampler: SamplerOptions,
+        max_tokens: int | None,
+        stop: str | Sequence[str],
+        continued: bool = False,
+    ) -> Generation:
+        """continued: the text goes on where the prompt's ended, if it had any, so a leading space is part of it."""
+        if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0):
+            raise ValueError(f"max_tokens must be a whole number from 0 on, or None for no limit, not {max_tokens!r}")
+        stops = check_stops(stop)
+        self._check(ids)
+        pieces: Pieces = PlainIds()
+        end_ids: frozenset[int] = frozenset()
+        with contextlib.suppress(UnsupportedError):  # no tokenizer: ids in, ids out
+            continued = continued and self.detokenize(ids) != ""
+            pieces, end_ids = self.tokenizer.stream(continued=continued), self.tokenizer.eog_ids
+        stats = GenerationStats()
+        return Generation(generate(self, ids, sampler, max_tokens, end_ids, stats), pieces, stops, ids, stats)
+
+    # Ids
+
+    @property
+    def context(self) -> int:
+        """Positions that prompt and answer may take together."""
+        return self.plan.context
+
+    async def logits(self, ids: Sequence[int]) -> "memoryview[float]":
+        """The logits after every position: format "f", shape (len(ids), n_vocab)."""
+        self._check(ids)
+        n_vocab = self.config.n_vocab
+        out = memoryview(bytearray(4 * len(ids) * n_vocab))
+        async with self.turn:
+            self._cache.tokens.clear()
+            for end in range(0, len(ids), self._max_out):
+                chunk = ids[: end + self._max_out]
+                n_out = len(chunk) - end
+                await self.step(chunk, n_out, self._max_out)
+                out[4 * end * n_vocab : 4 * len(chunk) * n_vocab] = self.device.logits(self._bounds[-1]).cast("B")
+        return out.cast("f", (len(ids), n_vocab))
+
+    async def step(self, tokens: Sequence[int], n_out: int = 1, chunk_size: int = CHUNK) -> int:
+        """Run what the cache lacks of `tokens` through all segments; returns how many it held. The last n_out get logits."""
+        if self._closed:
+            raise DeviceError(f"{self.name}: the model was closed; open it again")
+        cache = self._cache
+        kept = cache.reuse(tokens)
+        if kept == 0:
+            for bound in self._bounds:
+                self.device.clear_state(bound)
+        try:
+            for pos, chunk in cache.chunks(tokens, chunk_size):
+                last = pos + len(chunk) == len(tokens)
+                self.device.begin(chunk, pos, n_out if last else 0)
+                for i, bound in enumerate(self._bounds if last else self._bounds[:-1]):
+                    async for ops in self._store.ready(i):
+                        stop = await self.device.run(bound, ops)
+                        while stop.missing:  # a router chose experts that are not in memory
+                            await self._store.fetch(i, stop.missing)
+                            stop = await self.device.run(bound, range(stop.next_op, ops.stop))
+                cache.tokens.extend(chunk)
+                self._passes += 1
+        except BaseException:
+            # The rows past the cache's end are rewritten by the next pass; recurrent state is not, so it starts anew.
+            if cache.recurrent:
+                cache.tokens.clear()
+            raise
+        return kept
+
+    def candidates(self, k: int, recent: Sequence[int], penalty: float) -> tuple[list[int], list[float]]:
+        """The k tokens likeliest to follow the last step (k = 0: all), and their logits, best first; `recent` are penalised."""
+        return self.device.candidates(self._bounds[-1], k, recent, penalty)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if len(ids) == 0:
+            raise ValueError("the prompt is empty and this model has no token to begin a text with; give it some text")
+        if len(ids) > self.context:
+            raise ContextFull(
+                f"the prompt has {len(ids)} tokens, but the context holds {self.context}; shorten it, or open the model with a "
+                f"larger context (this model was made for up to {self.config.n_ctx_train})"
+            )
+        wrong = next((i for i in ids if not isinstance(i, int) or not 0 <= i < self.config.n_vocab), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} is no token id; this model has ids 0 to {self.config.n_vocab - 1}")
+
+    # The rest
+
+    @property
+    def stats(self) -> ModelStats:
+        return ModelStats(self.device.name, self._load_seconds, self._passes, self._store.metrics.as_dict())
+
+    async def close(self) -> None:
+        """Stop the device and give the memory back. Idempotent; a running pass is cancelled."""
+        if self._closed:
+            return
+        self._closed = True
+        self.device.close()
+        self._bounds = ()
+        self._memory.close()
+        await self._source.close()
+
+    async def __aenter__(self) -> "Model":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _device_name(options: EngineOptions) -> str:
+    """What computes: "auto" is the best there is. Options that the device has no use for are named, not swallowed."""
+    if options.device not in DEVICES:
+        raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {', '.join(DEVICES)}")
+    unused = [name for name in ("gpu_memory", "threads", "prefetch") if getattr(options, name) is not None]
+    if unused:
+        log.warning("the reference device has no use for: %s", ", ".join(unused))
+    return "reference"
+
+
+def _make_device(name: str, memory: Memory) -> Device:
+    """The one place where a device is chosen; a device's libraries are imported only if it is."""
+    assert name == "reference"
+    from wasmrt.device.reference import ReferenceDevice
+
+    return ReferenceDevice(memory)
+
+
+def _spare_memory() -> int:
+    """The budget of who names none."""
+    import psutil
+
+    return int(psutil.virtual_memory().available * SPARE)
+
+
+def _sizes(built: Built, max_out: int) -> Sizes:
+    """What the device will ask of the memory beside the weights."""
+    programs = built.programs
+    return Sizes(
+        kv_frames=tuple(4 * width for p in programs for width in p.kv),
+        state_frames=tuple(4 * n for p in programs for n in p.state),
+        activation_frames=(max(arena_offsets(p, CHUNK, max_out)[-1] for p in programs),),
+    )
+
+
+__all__ = ["Model", "ModelStats", "open", "open_tokenizer", "read_header"]

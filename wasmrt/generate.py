@@ -1,0 +1,98 @@
+"""The token loop: ids in, ids out. Text, files and devices are elsewhere."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from wasmrt.sampling import SamplerOptions, make_rng, sample
+
+PENALTY_WINDOW = 64  # tokens that repeat_penalty looks back on
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """What one generation did. Seconds are wall time; the first token's include the prompt's."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, found in the cache and not computed again
+    generated_tokens: int = 0
+    first_token_seconds: float = 0.0
+    decode_seconds: float = 0.0  # after the first token
+    finish: str = ""  # "stop": the model or a stop string ended it; "length": max_tokens; "context": no position left
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        return _rate(self.prompt_tokens - self.cached_tokens, self.first_token_seconds)
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        return _rate(self.generated_tokens - 1, self.decode_seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "prefill_tokens_per_second": self.prefill_tokens_per_second,
+            "decode_tokens_per_second": self.decode_tokens_per_second,
+        }
+
+
+class Stepper(Protocol):
+    """What the loop needs of an engine."""
+
+    turn: asyncio.Lock  # held from a step until its candidates are read
+
+    @property
+    def context(self) -> int: ...
+
+    async def step(self, tokens: Sequence[int]) -> int:
+        """Bring the cache up to `tokens`; returns how many were cached before."""
+
+    def candidates(self, k: int, recent: Sequence[int], penalty: float) -> tuple[list[int], list[float]]:
+        """Ids and logits of the k tokens likeliest to follow."""
+
+
+async def generate(
+    engine: Stepper,
+    prompt: Sequence[int],
+    options: SamplerOptions,
+    max_tokens: int | None,
+    end_ids: Collection[int],
+    stats: GenerationStats,
+) -> AsyncGenerator[int, None]:
+    """Sample token after token until an end token, max_tokens (None: no limit) or the end of the context; fills `stats`.
+
+    An end token is not yielded. Every step brings the engine's cache up to our tokens, so generations may take turns.
+    """
+    rng = make_rng(options)
+    tokens = list(prompt)
+    stats.prompt_tokens = len(tokens)
+    started = time.perf_counter()
+    while True:
+        if max_tokens is not None and stats.generated_tokens >= max_tokens:
+            stats.finish = "length"
+            return
+        if len(tokens) > engine.context:
+            stats.finish = "context"
+            return
+        async with engine.turn:
+            cached = await engine.step(tokens)
+            k = 1 if options.temperature == 0 else options.top_k
+            ids, logits = engine.candidates(k, tokens[-PENALTY_WINDOW:], options.repeat_penalty)
+        token = sample(ids, logits, options, rng)
+        now = time.perf_counter()
+        if stats.generated_tokens == 0:
+            stats.cached_tokens = cached
+            stats.first_token_seconds = now - started
+        stats.decode_seconds = now - started - stats.first_token_seconds
+        if token in end_ids:
+            stats.finish = "stop"
+            return
+        stats.generated_tokens += 1
+        tokens.append(token)
+        yield token
+
+
+def _rate(n: int, seconds: float) -> float:
+    return n / seconds if n > 0 and seconds > 0 else 0.0

@@ -1,0 +1,82 @@
+"""What is in a GGUF file, from its header alone, and whether wasmrt will run it."""
+
+from collections import Counter
+from typing import Any
+
+from wasmrt.engine import read_header
+from wasmrt.errors import WasmrtError
+from wasmrt.gguf.metadata import Value
+from wasmrt.gguf.reader import Header
+from wasmrt.model.build import build
+from wasmrt.options import Ref
+from wasmrt.store.source import open_source
+from wasmrt.tokenizer import from_metadata
+
+SHOWN = 70  # characters of a value in the summary
+
+
+async def describe(ref: Ref) -> dict[str, Any]:
+    """Metadata, tensors and verdicts of a file, as plain values for JSON."""
+    source = await open_source(ref)
+    try:
+        header = await read_header(source)
+    finally:
+        await source.close()
+    runs, why_not, config = True, "", None
+    try:
+        config = build(header).config
+    except WasmrtError as error:
+        runs, why_not = False, str(error)
+    return {
+        "file": source.name,
+        "file_bytes": source.size,
+        "version": header.version,
+        "header_bytes": header.n_bytes,
+        "metadata": {key: _plain(value) for key, value in header.metadata.items()},
+        "n_tensors": len(header.tensors),
+        "n_parameters": sum(t.n_elements for t in header.tensors.values()),
+        "formats": dict(Counter(t.type.name for t in header.tensors.values())),
+        "tensors": [
+            {"name": t.name, "format": t.type.name, "shape": list(t.shape), "offset": t.offset, "n_bytes": t.n_bytes}
+            for t in header.tensors.values()
+        ],
+        "config": config.as_dict() if config else None,
+        "tokenizer": _tokenizer(header),
+        "runs": runs,
+        "why_not": why_not,
+    }
+
+
+def _plain(value: Value) -> Any:
+    """A metadata value for JSON; of a long array its length and first items."""
+    if isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else str(value)
+    return {"length": len(value), "first": [_plain(item) for item in value[:8]]}
+
+
+def _tokenizer(header: Header) -> str:
+    try:
+        tokenizer = from_metadata(header.metadata)
+    except WasmrtError as error:
+        return f"none: {error}"
+    return f"{tokenizer.kind}, {tokenizer.n_vocab} tokens"
+
+
+def summary(found: dict[str, Any], tensors: bool = False) -> str:
+    """The description as lines for a person."""
+    lines = [
+        f"{found['file']}: GGUF v{found['version']}, {found['file_bytes'] / 2**20:.1f} MiB, header of {found['header_bytes']}",
+        f"{found['n_tensors']} tensors, {found['n_parameters']:,} parameters, "
+        + ", ".join(f"{count} {name}" for name, count in found["formats"].items()),
+        f"tokenizer: {found['tokenizer']}",
+        "runs: yes" if found["runs"] else f"runs: no, {found['why_not']}",
+        "",
+    ]
+    for key, value in found["metadata"].items():
+        shown = f"[{value['length']}] {value['first']}" if isinstance(value, dict) else repr(value)
+        lines.append(f"  {key} = {shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + '...'}")
+    if tensors:
+        lines += ["", *(f"  {t['name']:40} {t['format']:7} {t['shape']} at {t['offset']}" for t in found["tensors"])]
+    return "\n".join(lines) + "\n"

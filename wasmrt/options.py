@@ -1,0 +1,45 @@
+"""EngineOptions: what the user chooses when a model is opened, checked once."""
+
+import os
+import re
+from dataclasses import dataclass
+
+# What names a model: a path, a URL, or the bytes of a file.
+Ref = str | os.PathLike[str] | bytes | bytearray | memoryview
+
+POLICIES = ("plan",)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
+
+
+def parse_bytes(value: int | str | None) -> int | None:
+    """Bytes from a number or a text such as "700MiB" or "1.5 GB"; None stays None. ValueError otherwise."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    match = _BYTES.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in _UNITS or (n := int(float(match[1]) * _UNITS[match[2].lower()])) < 1:
+        raise ValueError(f"{value!r} is no amount of memory; write bytes, or a number with a unit such as 700MiB or 1.5GB")
+    return n
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Options of open() and load(). memory, gpu_memory: bytes, or None for what the machine can spare."""
+
+    device: str = "auto"
+    memory: int | None = None
+    gpu_memory: int | None = None
+    context: int | None = None
+    threads: int | None = None
+    policy: str = "plan"
+    prefetch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("context", "threads"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy {self.policy!r} is unknown; there is: {', '.join(POLICIES)}")
+        if self.prefetch is not None and (not isinstance(self.prefetch, int) or self.prefetch < 0):
+            raise ValueError(f"prefetch must be a whole number from 0 on, not {self.prefetch!r}")

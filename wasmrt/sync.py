@@ -1,0 +1,158 @@
+"""The synchronous facade: the async engine, driven by one background event loop for all models."""
+
+import asyncio
+import contextlib
+import functools
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
+
+from wasmrt import engine
+from wasmrt.errors import WasmrtError
+from wasmrt.generate import GenerationStats
+from wasmrt.options import Ref
+from wasmrt.text import Generation
+from wasmrt.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+# On Windows a wait without a time-out cannot be interrupted by Ctrl-C.
+WAKE_SECONDS = 0.2
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="wasmrt", daemon=True).start()
+    return loop
+
+
+def call(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop and wait. Ctrl-C here cancels it there, waits until it has left, and is raised."""
+    done: Future[T] = Future()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def run() -> None:
+        try:
+            done.set_result(await coroutine)
+        except asyncio.CancelledError as error:
+            done.set_exception(error)  # what was cancelled is the call, which the caller of `call` asked for
+        except BaseException as error:
+            done.set_exception(error)
+
+    loop = _loop()
+    loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(run())))
+    try:
+        return _wait(done)
+    except KeyboardInterrupt:
+        loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+        with contextlib.suppress(asyncio.CancelledError, WasmrtError):
+            _wait(done)
+        raise
+
+
+def _wait(future: "Future[T]") -> T:
+    while True:
+        try:
+            return future.result(WAKE_SECONDS)
+        except FutureTimeout:
+            if future.done():
+                return future.result()
+
+
+class SyncGeneration(Iterator[str]):
+    """A Generation for plain `for` loops: `tokens`, `text` and `stats` grow with it."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    @property
+    def prompt_tokens(self) -> list[int]:
+        return self._generation.prompt_tokens
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._generation.tokens
+
+    @property
+    def text(self) -> str:
+        return self._generation.text
+
+    @property
+    def stats(self) -> GenerationStats:
+        return self._generation.stats
+
+    def __next__(self) -> str:
+        async def step() -> str | None:
+            return await anext(self._generation, None)
+
+        piece = call(step())
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def close(self) -> None:
+        """Stop generating."""
+        call(self._generation.aclose())
+
+
+class SyncModel:
+    """An open model for code that may block. The same names as engine.Model, without await."""
+
+    def __init__(self, model: engine.Model) -> None:
+        self.engine = model
+        self.config = model.config
+        self.plan = model.plan
+        self.name = model.name
+
+    @property
+    def stats(self) -> engine.ModelStats:
+        return self.engine.stats
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.engine.tokenizer
+
+    def tokenize(self, text: str, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+        """Text to token ids; parse_special lets text such as "<|im_end|>" become control tokens."""
+        return self.engine.tokenize(text, add_bos, parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Token ids to text; control tokens give none."""
+        return self.engine.detokenize(ids)
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> SyncGeneration:
+        """Continue a text or token ids, piece by piece; the options are those of engine.Model.generate."""
+        return SyncGeneration(self.engine.generate(prompt, **options))
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> SyncGeneration:
+        """Answer a conversation, piece by piece; the options are those of engine.Model.chat."""
+        return SyncGeneration(self.engine.chat(messages, **options))
+
+    def logits(self, ids: Sequence[int]) -> Any:
+        """The logits after every position: a float32 array (len(ids), n_vocab)."""
+        import numpy as np
+
+        return np.asarray(call(self.engine.logits(ids)))
+
+    def close(self) -> None:
+        """Stop the device and give the memory back. Idempotent."""
+        call(self.engine.close())
+
+    def __enter__(self) -> "SyncModel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(ref: Ref | None = None, **options: Any) -> SyncModel:
+    """Open a model and wait until it is ready; the options are those of wasmrt.open()."""
+    return SyncModel(call(engine.open(ref, **options)))
+
+
+def load_tokenizer(ref: Ref | None = None) -> Tokenizer:
+    """The tokenizer of a GGUF file, also of one that holds nothing but a vocabulary."""
+    return call(engine.open_tokenizer(ref))
