@@ -1,0 +1,215 @@
+"""The command line as a user meets it: in a process of its own, with its exit codes, its one-line errors and Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.gguf_files import write_llama, write_sparse_llama
+
+
+def wasmrt(*arguments, input=None, timeout=120):
+    """Run the program; returns the finished process with text output."""
+    return subprocess.run(
+        [sys.executable, "-m", "wasmrt", *map(str, arguments)], input=input, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture
+def bad(tmp_path, path):
+    """A file or folder for each way in which a path can be wrong."""
+    whole = path.read_bytes()
+    page = b"<!DOCTYPE html><html></html>" * 9
+    made = {"empty": b"", "cut": whole[: len(whole) - 1000], "cut-header": whole[:100], "page": page}
+    for name, data in made.items():
+        (tmp_path / name).write_bytes(data)
+    write_llama(tmp_path / "plum", architecture="plum")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing", "cannot open"),
+        ("folder", "irectory"),
+        ("empty", "empty"),
+        ("cut", "cut short"),
+        ("cut-header", "cut"),
+        ("page", "web page"),
+        ("plum", "architecture 'plum' is not supported"),
+    ],
+)
+@pytest.mark.parametrize("command", [("run", "-p", "x", "-n", "1"), ("bench", "-n", "1"), ("chat",)], ids=lambda c: c[0])
+def test_bad_files_end_with_one_line(bad, command, name, says):
+    verb, *options = command
+    done = wasmrt(verb, bad / name, *options, input="")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert name in done.stderr or name == "plum"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["-n", "-1"], "expected a whole number from 0 on, not '-1'"),
+        (["-n", "many"], "expected a whole number"),
+        (["--temp", "nan"], "temperature"),
+        (["--temp", "-1"], "temperature"),
+        (["--top-p", "2"], "top_p"),
+        (["--seed", "-3"], "seed"),
+        (["--memory", "lots"], "no amount of memory"),
+        (["--context", "0"], "whole number from 1"),
+        (["--ids", "1,x"], "expected token ids"),
+        (["--stop", ""], "stop string"),
+        (["--frobnicate"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_usage_ends_with_one_line(path, options, says):
+    done = wasmrt("run", path, *options)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+
+
+def test_an_unknown_device_and_a_long_prompt(path):
+    done = wasmrt("run", path, "--device", "tpu")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "device 'tpu' is unknown" in done.stderr
+    done = wasmrt("run", path, "-p", "a" * 500)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "the context holds 64" in done.stderr
+    done = wasmrt("run", path, "--memory", "1KiB")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "memory budget" in done.stderr
+
+
+def test_run_prints_text_and_then_one_line_of_statistics(path):
+    done = wasmrt("run", path, "-p", "the", "-n", 8, "--temp", 0)
+    assert done.returncode == 0
+    assert done.stdout.startswith("the")
+    assert done.stdout.endswith("\n")
+    assert done.stderr.count("\n") == 1
+    for word in ("tokens", "tok/s", "loaded in", "device reference"):
+        assert word in done.stderr
+
+
+def test_run_json(path):
+    done = wasmrt("run", path, "--ids", "1,40,41", "-n", 5, "--temp", 0, "--json")
+    found = json.loads(done.stdout)
+    assert found["prompt_tokens"] == [1, 40, 41]
+    assert len(found["tokens"]) == found["stats"]["generated_tokens"] <= 5
+    assert found["stats"]["finish"] in ("length", "stop")
+
+
+@pytest.mark.reference
+def test_the_golden_story(reference_dir):
+    """The command of the guide: ids and text are those of the model's author."""
+    folder = reference_dir / "stories260K"
+    golden = json.loads((folder / "golden.json").read_text())
+    done = wasmrt("run", folder / "stories260K.gguf", "-p", "", "-n", 200, "--temp", 0, "--json")
+    assert json.loads(done.stdout)["tokens"] == golden["greedy_ids"][1:201]
+    plain = wasmrt("run", folder / "stories260K.gguf", "-p", "", "-n", 200, "--temp", 0)
+    assert plain.stdout.split() == json.loads(done.stdout)["text"].split()
+    assert " ".join(golden["text_karpathy_doc"].split()).startswith(" ".join(plain.stdout.split())[:400])
+
+
+def test_bench_json_has_the_promised_keys(path):
+    done = wasmrt("bench", path, "--prompt-tokens", 16, "-n", 4, "--json")
+    found = json.loads(done.stdout)
+    assert {
+        "model",
+        "device",
+        "threads",
+        "prompt_tokens",
+        "generated_tokens",
+        "load_seconds",
+        "first_token_seconds",
+        "prefill_tokens_per_second",
+        "decode_tokens_per_second",
+        "bytes_per_pass",
+        "bytes_bound",
+        "stalled_seconds",
+        "peak_rss_bytes",
+        "plan",
+    } <= set(found)
+    assert (found["prompt_tokens"], found["generated_tokens"]) == (16, 4)
+    assert found["decode_tokens_per_second"] > 0
+    assert found["peak_rss_bytes"] > 10_000_000
+    assert found["bytes_per_pass"] == found["bytes_bound"] == 0  # everything is resident
+
+
+def test_inspect_and_doctor(path):
+    shown = wasmrt("inspect", path, "--tensors")
+    assert shown.returncode == 0
+    assert "runs: yes" in shown.stdout
+    assert "blk.1.ffn_down.weight" in shown.stdout
+    found = json.loads(wasmrt("inspect", path, "--json").stdout)
+    assert found["config"]["n_layers"] == 2
+    assert found["metadata"]["llama.embedding_length"] == 64
+    refused = wasmrt("inspect", write_llama(path.with_name("plum.gguf"), architecture="plum"))
+    assert refused.returncode == 0
+    assert "runs: no, architecture 'plum'" in refused.stdout
+
+
+def test_help_is_complete():
+    """Every command and option has its help line."""
+    top = wasmrt("--help").stdout
+    for command in ("run", "chat", "inspect", "bench", "doctor"):
+        assert command in top
+        shown = wasmrt(command, "--help").stdout
+        assert "None" not in shown
+        assert all(len(line) <= 100 for line in shown.splitlines())
+    assert wasmrt().returncode == 2
+
+
+def interrupted(arguments, stream, ready):
+    """Start the program, send Ctrl-C once `ready` appears on its stdout or stderr, and return it finished."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "wasmrt", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        # A test runner that ignores Ctrl-C must not hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    seen = {"stdout": b"", "stderr": b""}
+    while ready not in seen[stream]:
+        chunk = os.read(getattr(process, stream).fileno(), 1)
+        assert chunk, process.communicate()
+        seen[stream] += chunk
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=30)
+    return process.returncode, (seen["stdout"] + out).decode(), (seen["stderr"] + errors).decode()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
+def test_ctrl_c_while_generating_keeps_the_text_and_exits_130(tmp_path):
+    path = write_llama(tmp_path / "long.gguf", changes={"context_length": 4096})
+    free = ["--temp", 1.5, "--top-k", 0, "--min-p", 0, "--top-p", 1, "--seed", 1]
+    code, out, errors = interrupted(["run", path, "-p", "the", "-n", 4000, *free], "stdout", b"the")
+    assert code == 130
+    assert out.startswith("the")
+    assert errors == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
+def test_ctrl_c_while_loading_exits_130(tmp_path):
+    """1 GiB of weights (a sparse file) takes a while to read; the note about an option comes just before."""
+    path = write_sparse_llama(tmp_path / "large.gguf", n_vocab=4 << 20)
+    code, out, errors = interrupted(["run", path, "--ids", "1", "--threads", 3], "stderr", b"no use for: threads\n")
+    assert (code, out) == (130, "")
+    assert errors.count("\n") == 1

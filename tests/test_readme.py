@@ -1,0 +1,68 @@
+"""The README tells the truth: its commands and its Python run as they stand there."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a model of the README's name."""
+    shutil.copy(ROOT / "wasmrt" / "data" / "demo.gguf", tmp_path / "model.gguf")
+    return tmp_path
+
+
+def test_the_first_commands_are_make_demo_and_make_test():
+    """CI runs both; here, that the README opens with them and the Makefile has them."""
+    first = [line.split("#")[0].strip() for line in blocks("sh")[0].splitlines()]
+    assert first == ["make demo", "make test"]
+    for target in ("demo", "test"):
+        assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_every_command_runs(folder):
+    """Each `wasmrt ...` line of the README, with the text it would be given at the prompt."""
+    commands = [line.split("#")[0].strip() for line in blocks("sh")[1].splitlines()]
+    assert len(commands) >= 5
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == ".venv/bin/wasmrt"
+        done = subprocess.run(
+            [sys.executable, "-m", "wasmrt", *arguments],
+            cwd=folder,
+            input="Hello!\n",
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        assert done.stdout.strip(), command
+
+
+def test_the_python_example_runs(folder):
+    """As it stands in the README, in a folder with model.gguf."""
+    (code,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) > 40
+
+
+def test_links_lead_somewhere():
+    """Relative links of README and docs name files of the project."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    assert os.listdir(ROOT / "docs")

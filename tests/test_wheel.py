@@ -1,0 +1,64 @@
+"""The wheel: one pure-Python file for every platform, complete, and enough to generate from in a fresh environment."""
+
+import email
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_is_pure_and_complete(wheel):
+    """Every module of the package and the demo model, nothing else; tagged for any platform."""
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        info = {name.split("/")[1]: archive.read(name) for name in archive.namelist() if ".dist-info/" in name}
+    tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wasmrt").rglob("*.py")}
+    assert names == tracked | {"wasmrt/data/demo.gguf", "wasmrt/py.typed"}
+    assert b"Root-Is-Purelib: true" in info["WHEEL"]
+    assert b"Tag: py3-none-any" in info["WHEEL"]
+    assert b"wasmrt = wasmrt.cli:main" in info["entry_points.txt"]
+    assert "licenses" in info or "LICENSE" in info
+
+
+def test_nothing_native_is_required_in_a_browser(wheel):
+    """Of the requirements, Pyodide's platform gets jinja2 alone."""
+    from packaging.requirements import Requirement
+
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(archive.read(name) for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    required = [Requirement(line) for line in email.message_from_bytes(metadata).get_all("Requires-Dist")]
+    there = {"sys_platform": "emscripten", "extra": ""}
+    assert [r.name for r in required if r.marker is None or r.marker.evaluate(there)] == ["jinja2"]
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_generates_from_the_wheel(wheel, tmp_path):
+    """Installed with nothing but what the wheel asks for, away from the checkout."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    bin = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    install = [bin / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel]
+    done = subprocess.run(install, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = [bin / "wasmrt", "run", "-p", "Once upon a time", "-n", "24", "--temp", "0"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Once upon a time")
+    assert len(done.stdout.split()) > 12
+    assert "24 tokens" in done.stderr
