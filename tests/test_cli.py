@@ -2,13 +2,15 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from tests.gguf_files import write_llama, write_sparse_llama
+from tests.gguf_files import random_tensors, write_llama, write_sparse_llama
 
 
 def wasmrt(*arguments, input=None, timeout=120):
@@ -176,21 +178,41 @@ def test_help_is_complete():
     assert wasmrt().returncode == 2
 
 
-def interrupted(arguments, stream, ready):
-    """Start the program, send Ctrl-C once `ready` appears on its stdout or stderr, and return it finished."""
-    process = subprocess.Popen(
+def endless_llama(path):
+    """A random model that never ends its answer: the end token's logit is 0, and with --top-k 5 others always win."""
+    output = random_tensors(0)["output.weight"].copy()
+    output[2] = 0
+    return write_llama(path, changes={"context_length": 4096}, tensors={"output.weight": output})
+
+
+def started(arguments, **options):
+    """The program in a process that can be interrupted, whatever the test runner does with Ctrl-C itself."""
+    return subprocess.Popen(
         [sys.executable, "-u", "-m", "wasmrt", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        # A test runner that ignores Ctrl-C must not hand that down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
-    seen = {"stdout": b"", "stderr": b""}
-    while ready not in seen[stream]:
-        chunk = os.read(getattr(process, stream).fileno(), 1)
-        assert chunk, process.communicate()
-        seen[stream] += chunk
+
+
+def read_until(process, stream, wanted):
+    """Read from a stream of the process until `wanted` has come; returns all that was read. A minute at most."""
+    seen, pipe, deadline = b"", getattr(process, stream), time.monotonic() + 60
+    while wanted not in seen:
+        ready, _, _ = select.select([pipe], [], [], max(0, deadline - time.monotonic()))
+        chunk = os.read(pipe.fileno(), 1) if ready else b""
+        if not chunk:
+            process.kill()
+            pytest.fail(f"{wanted!r} did not come; {seen!r} and {process.communicate()}")
+        seen += chunk
+    return seen
+
+
+def interrupted(arguments, stream, ready):
+    """Start the program, send Ctrl-C once `ready` appears on its stdout or stderr, and return it finished."""
+    process = started(arguments, stdin=subprocess.DEVNULL)
+    seen = {"stdout": b"", "stderr": b"", stream: read_until(process, stream, ready)}
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=30)
     return process.returncode, (seen["stdout"] + out).decode(), (seen["stderr"] + errors).decode()
@@ -198,9 +220,8 @@ def interrupted(arguments, stream, ready):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
 def test_ctrl_c_while_generating_keeps_the_text_and_exits_130(tmp_path):
-    path = write_llama(tmp_path / "long.gguf", changes={"context_length": 4096})
-    free = ["--temp", 1.5, "--top-k", 0, "--min-p", 0, "--top-p", 1, "--seed", 1]
-    code, out, errors = interrupted(["run", path, "-p", "the", "-n", 4000, *free], "stdout", b"the")
+    path = endless_llama(tmp_path / "endless.gguf")
+    code, out, errors = interrupted(["run", path, "-p", "the", "-n", 4000, "--top-k", 5], "stdout", b"the")
     assert code == 130
     assert out.startswith("the")
     assert errors == ""
@@ -213,3 +234,33 @@ def test_ctrl_c_while_loading_exits_130(tmp_path):
     code, out, errors = interrupted(["run", path, "--ids", "1", "--threads", 3], "stderr", b"no use for: threads\n")
     assert (code, out) == (130, "")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
+def test_ctrl_c_in_a_chat_stops_the_answer_and_not_the_program(tmp_path):
+    """The random model talks without end; it is stopped, the conversation reset, and the program left by /exit."""
+    path = endless_llama(tmp_path / "endless.gguf")
+    process = started(["chat", path, "--top-k", 5], stdin=subprocess.PIPE)
+    process.stdin.write(b"hello\n")
+    process.stdin.flush()
+    assert select.select([process.stdout], [], [], 60)[0]
+    process.send_signal(signal.SIGINT)
+    read_until(process, "stdout", b"[stopped]\n")
+    out, errors = process.communicate(b"/reset\n/help\n/exit\nnever asked\n", timeout=30)
+    assert process.returncode == 0
+    assert out == b""
+    assert b"The conversation starts anew." in errors
+    assert errors.count(b"/exit (or Ctrl-D) leaves") == 2
+    assert b"no chat template; using ChatML" in errors
+    assert b"Traceback" not in errors
+
+
+def test_a_long_chat_forgets_its_oldest_turns_and_goes_on(tmp_path):
+    """Each line of stdin is a turn. A context of 64 holds about two; a message longer than that is refused, not the program."""
+    template = "{% for m in messages %}{{ m.content }}.{% endfor %}"
+    path = write_llama(tmp_path / "chat.gguf", extra={"tokenizer.chat_template": template})
+    done = wasmrt("chat", path, "-n", 6, "--temp", 0, input="hello there\n" * 6 + "x" * 100 + "\nhello\n")
+    assert done.returncode == 0
+    assert done.stdout.count("\n") >= 7
+    assert done.stderr.count("the oldest turn was forgotten") >= 2
+    assert "error: the prompt has 1" in done.stderr

@@ -95,6 +95,25 @@ def test_a_second_prompt_computes_only_what_differs(model):
         assert check.tokens == other.tokens
 
 
+def test_a_chat_turn_computes_only_what_is_new(tmp_path):
+    """Counted: the second turn finds the first turn's tokens in the cache; its ids are those of a fresh model."""
+    template = "{% for m in messages %}{{ m.role[0] }}: {{ m.content }}.{% endfor %}a: "
+    path = write_llama(tmp_path / "chat.gguf", changes={"context_length": 256}, extra={"tokenizer.chat_template": template})
+    history = [{"role": "user", "content": "hello there"}]
+    with wasmrt.load(path) as model, wasmrt.load(path) as fresh:
+        answer = model.chat(history, max_tokens=8)
+        list(answer)
+        history += [{"role": "assistant", "content": answer.text}, {"role": "user", "content": "and you"}]
+        second, anew = model.chat(history, max_tokens=8), fresh.chat(history, max_tokens=8)
+        list(second), list(anew)
+        assert second.tokens == anew.tokens
+        assert second.prompt_tokens == anew.prompt_tokens
+        assert anew.stats.cached_tokens == 0
+        held = answer.prompt_tokens + answer.tokens[:-1]
+        shared = next((i for i, (a, b) in enumerate(zip(held, second.prompt_tokens, strict=False)) if a != b), len(held))
+        assert second.stats.cached_tokens == shared >= len(answer.prompt_tokens) - 1
+
+
 def test_two_generations_can_take_turns(model):
     """Interleaved, each gives what it gives alone."""
     prompts = IDS, [*IDS[:3], 9, 9]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wasmrt import __version__
-from wasmrt.errors import WasmrtError
+from wasmrt.errors import ContextFull, WasmrtError
 from wasmrt.options import EngineOptions, parse_bytes
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from wasmrt.sync import SyncGeneration, SyncModel
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+# Escape sequences can do much to a terminal; each control character but tab and line feed becomes its picture (U+2400 on).
+VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421, 0x9B: 0xFFFD}
 
 CHAT_HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
@@ -121,7 +124,7 @@ def chat(args: argparse.Namespace) -> int:
                 print(CHAT_HELP, file=sys.stderr)
             elif line:
                 history.append({"role": "user", "content": line})
-                history.append({"role": "assistant", "content": _answer(model, history, args, sampler)})
+                _answer(model, history, len(system), args, sampler)
     return 0
 
 
@@ -136,15 +139,30 @@ def _ask() -> str | None:
             print(f"\n{CHAT_HELP}", file=sys.stderr)
 
 
-def _answer(model: "SyncModel", history: list[dict[str, str]], args: argparse.Namespace, sampler: dict[str, Any]) -> str:
-    """Stream an answer; Ctrl-C ends the answer and keeps what was said."""
-    generation = model.chat(history, max_tokens=args.n, stop=args.stop, **sampler)
+def _answer(
+    model: "SyncModel", history: list[dict[str, str]], n_system: int, args: argparse.Namespace, sampler: dict[str, Any]
+) -> None:
+    """Stream an answer and add it to the history; Ctrl-C ends the answer and keeps what was said.
+
+    A conversation that has outgrown the context loses its oldest turns; a single message that is too long is refused.
+    """
+    while True:
+        try:
+            generation = model.chat(history, max_tokens=args.n, stop=args.stop, **sampler)
+            break
+        except ContextFull as error:
+            if len(history) <= n_system + 1:
+                history.pop()
+                _fail(error, EXIT_ERROR)
+                return
+            del history[n_system : n_system + 2]
+            print("note: the context is full, so the oldest turn was forgotten", file=sys.stderr)
     try:
         _stream(generation)
     except KeyboardInterrupt:
         _write(" [stopped]")
     _write("\n")
-    return generation.text
+    history.append({"role": "assistant", "content": generation.text})
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -242,7 +260,8 @@ def _stream(generation: "SyncGeneration") -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    """Print at once. On a terminal, a model's control characters are shown instead of obeyed."""
+    sys.stdout.write(text.translate(VISIBLE) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

@@ -83,10 +83,12 @@ class Recorder:
     # Ops
 
     def embed(self, w: Operand) -> Operand:
+        _require(len(self._weight_of(w).shape) == 2, f"embed from {self._weight_of(w).shape}")
         return self._op("embed", (w, TOKENS), self._value(w.width))
 
     def rms_norm(self, x: Operand, w: Operand, eps: float) -> Operand:
-        _require(w.width == x.width, f"rms_norm of {x.width} elements with a weight of {w.width}")
+        shape = self._weight_of(w).shape
+        _require(shape == (x.width,), f"rms_norm of {x.width} elements with a weight of {shape}")
         return self._op("rms_norm", (x, w), self._value(x.width, x.rows), eps)
 
     def matmul(self, w: Operand, x: Operand) -> Operand:
@@ -104,7 +106,8 @@ class Recorder:
         return self._elementwise("swiglu", gate, up)
 
     def rope(self, x: Operand, rope: Rope, factors: Operand | None = None) -> Operand:
-        _require(x.width % rope.head_dim == 0 and rope.n_dims <= rope.head_dim, f"rope heads of {rope.head_dim} in {x.width}")
+        _require(x.width % rope.head_dim == 0, f"rope heads of {rope.head_dim} in {x.width}")
+        _require(rope.n_dims % 2 == 0 and rope.n_dims <= rope.head_dim, f"rope of {rope.n_dims} of {rope.head_dim} elements")
         _require(factors is None or factors.width == rope.n_dims // 2, "one rope factor a rotated pair")
         out = self._value(x.width, x.rows)
         params = (rope.head_dim, rope.n_dims, rope.style, rope.base, rope.scale, rope.magnitude)
@@ -128,6 +131,7 @@ class Recorder:
 
     def route(self, logits: Operand, n_used: int) -> tuple[Operand, Operand]:
         """The experts of each token, i32 (T, n_used), and their weights, f32 (T, n_used), which add to 1."""
+        _require(1 <= n_used <= logits.width, f"route to {n_used} of {logits.width} experts")
         experts = replace(self._value(n_used), dtype="i32")
         self._values[experts.index] = experts
         weights = self._value(n_used)
@@ -143,9 +147,12 @@ class Recorder:
 
     def expert_mul(self, x: Operand, w: Operand, experts: Operand) -> Operand:
         """Multiplies what expert e gave by w[e]."""
+        fits = len(self._weight_of(w).shape) == 1 and x.width % experts.width == 0
+        _require(fits, f"expert_mul of rows of {x.width} from {experts.width} experts by {self._weight_of(w).shape}")
         return self._op("expert_mul", (x, w, experts), self._value(x.width))
 
     def expert_sum(self, x: Operand, weights: Operand) -> Operand:
+        _require(x.width % weights.width == 0, f"expert_sum of rows of {x.width} from {weights.width} experts")
         return self._op("expert_sum", (x, weights), self._value(x.width // weights.width))
 
     def causal_conv(self, x: Operand, w: Operand) -> Operand:
@@ -182,8 +189,11 @@ class Recorder:
         return out
 
     def _elementwise(self, kernel: str, x: Operand, y: Operand) -> Operand:
-        scalar_or_row = y.space is Space.WEIGHT and y.width in (1, x.width)
-        _require(scalar_or_row or (y.width, y.rows) == (x.width, x.rows), f"{kernel} of rows of {x.width} and {y.width}")
+        if y.space is Space.WEIGHT:
+            fits = self._weight_of(y).shape in ((1,), (x.width,))
+        else:
+            fits = (y.width, y.rows) == (x.width, x.rows)
+        _require(fits, f"{kernel} of rows of {x.width} and {y.width}")
         return self._op(kernel, (x, y), self._value(x.width, x.rows))
 
 

@@ -3,6 +3,7 @@
 A pure function of sizes and budget. Today every tensor's home is the memory: what does not fit is refused with the numbers.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,11 +66,11 @@ def make_plan(table: LayerTable, sizes: Sizes, budget: int, context: int | None,
         while chosen > least and fixed + sizes.kv_bytes(chosen) > budget:
             chosen = max(least, chosen * 7 // 8)
         if chosen < wanted:
-            notes.append(f"the context is {chosen} positions, not {wanted}: more do not fit a memory budget of {_mib(budget)}")
+            notes.append(f"the context is {chosen} positions, not {wanted}: more do not fit a memory budget of {budget} bytes")
     kv = sizes.kv_bytes(chosen)
     if fixed + kv > budget:
         raise BudgetError(
-            f"a memory budget of {_mib(budget)} is too small: with a context of {chosen} this model needs {_mib(fixed + kv)} "
+            f"a memory budget of {budget} bytes is too small: with a context of {chosen} this model needs {_mib(fixed + kv)} "
             f"({_mib(weights)} weights, {_mib(kv)} key/value cache, {_mib(state + activations)} activations); "
             "raise --memory or lower --context"
         )
@@ -77,4 +78,5 @@ def make_plan(table: LayerTable, sizes: Sizes, budget: int, context: int | None,
 
 
 def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**20:.1f} MiB"
+    """Rounded up, so that the budget which a message asks for is enough."""
+    return f"{math.ceil(10 * n_bytes / 2**20) / 10:.1f} MiB"

@@ -21,11 +21,12 @@ class LayerStore:
         self._source = source
         self._table = table
         self._memory = memory
-        self._address_of: dict[int, int] = {}  # file offset -> address, so that tied tensors are read once
+        self._address_of: dict[int, int] = {}  # file offset -> address of its frame, so that tied tensors are read once
+        self._filled: set[int] = set()  # offsets whose bytes are there; a read that was cut short leaves its frame
 
     async def load(self, progress: Progress | None = None) -> None:
         """Read every segment into memory, in the order of use. May be cancelled; what was read so far stays."""
-        done, total = 0, self._table.n_bytes
+        done, total = self.metrics.bytes_read, self._table.n_bytes
         for index, segment in enumerate(self._table.segments):
             for entry in range(len(segment.entries)):
                 done += await self.fetch(index, (entry,))
@@ -38,13 +39,15 @@ class LayerStore:
         for i in entries:
             entry = self._table.segments[index].entries[i]
             if entry.offset not in self._address_of:
-                address = self._memory.allocate(entry.n_bytes)
+                self._address_of[entry.offset] = self._memory.allocate(entry.n_bytes)
+            address = self._address_of[entry.offset]
+            if entry.offset not in self._filled:
                 started = time.perf_counter()
                 await self._source.read_into(entry.offset, self._memory.view(address, entry.n_bytes))
                 self.metrics.read(entry.n_bytes, time.perf_counter() - started)
-                self._address_of[entry.offset] = address
+                self._filled.add(entry.offset)
                 n_bytes += entry.n_bytes
-            self.tables[index][i] = self._address_of[entry.offset]
+            self.tables[index][i] = address
         return n_bytes
 
     async def ready(self, index: int) -> AsyncIterator[range]:
