@@ -1,0 +1,30 @@
+"""All checks in turn: ruff, mypy, pytest. `python tools/check.py [pytest arguments]` stops at the first that fails."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(pytest_arguments: list[str]) -> int:
+    workers = str(os.cpu_count() or 1)
+    checks = {
+        "ruff": ["ruff", "check", "."],
+        "mypy": ["mypy"],
+        "pytest": ["pytest", "-n", workers, "--dist", "loadfile", *pytest_arguments],
+    }
+    for name, command in checks.items():
+        started = time.monotonic()
+        print(f"== {name}", flush=True)
+        code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode
+        print(f"== {name}: {'ok' if code == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s", flush=True)
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,83 @@
+"""Make .venv and install wasmrt into it: `python3 tools/setup.py [demo|test]`. Needs nothing but Python 3.11 or newer.
+
+Quick when nothing has changed: a stamp in .venv holds what it was made from. On Debian and Ubuntu the venv module is a
+package of its own; it is installed where that is permitted, and otherwise named.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+EXTRAS = {"demo": "", "test": "[test]"}
+
+
+def main(kind: str) -> None:
+    if sys.version_info < (3, 11):  # noqa: UP036  whoever has an older Python meets this file first
+        sys.exit(f"error: wasmrt needs Python 3.11 or newer, this is {sys.version.split()[0]}; set PYTHON=python3.x for make")
+    if kind not in EXTRAS:
+        sys.exit(f"error: unknown set-up {kind!r}; there is: {', '.join(EXTRAS)}")
+    stamp = VENV / f"wasmrt-{kind}.stamp"
+    wanted = fingerprint()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    started = time.monotonic()
+    if not (BIN / python_name()).exists():
+        say(f"creating {VENV.name} with Python {sys.version.split()[0]}")
+        create_venv()
+    say(f"installing wasmrt{EXTRAS[kind]} into {VENV.name}")
+    pip("install", "--editable", f".{EXTRAS[kind]}")
+    stamp.write_text(wanted)
+    say(f"set-up took {time.monotonic() - started:.0f} s")
+
+
+def fingerprint() -> str:
+    """What an installation depends on: the project's metadata, the interpreter, and where the checkout lies."""
+    facts = [(ROOT / "pyproject.toml").read_bytes(), sys.version.encode(), str(ROOT).encode()]
+    return hashlib.sha256(b"\0".join(facts)).hexdigest()
+
+
+def create_venv() -> None:
+    if run(sys.executable, "-m", "venv", str(VENV)):
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+    apt = shutil.which("apt-get")
+    if apt and hasattr(os, "geteuid") and os.geteuid() == 0:
+        say(f"this Python has no venv module: installing {package}")
+        installed = run(apt, "update", "-q") and run(apt, "install", "-q", "-y", package)
+        if installed and run(sys.executable, "-m", "venv", str(VENV)):
+            return
+    sys.exit(f"error: {sys.executable} cannot make a virtual environment; on Debian or Ubuntu: sudo apt-get install {package}")
+
+
+def pip(*arguments: str) -> None:
+    command = [str(BIN / python_name()), "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    if subprocess.run(command, cwd=ROOT).returncode:
+        sys.exit("error: pip could not install what is needed (its message is above); check the network and run make again")
+
+
+def run(*command: str) -> bool:
+    """Run a command, its output shown only if it fails."""
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+    return done.returncode == 0
+
+
+def python_name() -> str:
+    return "python.exe" if os.name == "nt" else "python"
+
+
+def say(text: str) -> None:
+    print(f"wasmrt: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "demo")
