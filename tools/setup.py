@@ -44,7 +44,7 @@ def fingerprint() -> str:
 
 
 def create_venv() -> None:
-    if run(sys.executable, "-m", "venv", str(VENV)):
+    if run(sys.executable, "-m", "venv", str(VENV), quiet=True):
         return
     shutil.rmtree(VENV, ignore_errors=True)
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
@@ -63,10 +63,10 @@ def pip(*arguments: str) -> None:
         sys.exit("error: pip could not install what is needed (its message is above); check the network and run make again")
 
 
-def run(*command: str) -> bool:
-    """Run a command, its output shown only if it fails."""
+def run(*command: str, quiet: bool = False) -> bool:
+    """Run a command, its output shown only if it fails (never, if quiet)."""
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
+    if done.returncode and not quiet:
         print(done.stdout, file=sys.stderr)
     return done.returncode == 0
 
