@@ -27,10 +27,11 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A segment on a device: its program, its address table, and its own cache and state buffers."""
+    """A segment on a device: its program, its address table, where its slots lie, its own cache and state buffers."""
 
     program: Program
     table: "array[int]"
+    slots: tuple[int, ...]
     kv: tuple[Any, ...]
     state: tuple[Any, ...]
 
@@ -47,7 +48,10 @@ class Device(Protocol):
         """A segment ready to run: cache buffers for `context` positions, recurrent state zeroed."""
 
     def begin(self, ids: Sequence[int], pos: int, n_out: int) -> None:
-        """What the next pass is about: token ids, the position of the first, and how many rows of logits are wanted."""
+        """What the next pass is about: token ids, the position of the first, and how many rows of logits are wanted.
+
+        ValueError for more tokens or rows than the device was compiled for.
+        """
 
     async def run(self, bound: Bound, ops: range) -> Stop:
         """Run these ops of a segment. Cancelling the awaiting task sets the control word and waits until the run has left."""

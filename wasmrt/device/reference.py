@@ -248,8 +248,7 @@ class ReferenceDevice:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="wasmrt-reference")
         self._control = Control.RUN
         self._closed = False
-        self._offsets: dict[Program, tuple[int, ...]] = {}
-        self._arena = 0
+        self._max_tokens = self._max_out = self._arena = 0
         self._ids = np.zeros(0, np.int32)
         self._pos = self._n_out = 0
 
@@ -259,15 +258,18 @@ class ReferenceDevice:
                 f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet; "
                 f"supported: {', '.join(TYPES[i].name for i in DEQUANTIZE)}"
             )
-        self._offsets = {program: arena_offsets(program, max_tokens, max_out) for program in programs}
-        self._arena = self._memory.allocate(max(offsets[-1] for offsets in self._offsets.values()))
+        self._max_tokens, self._max_out = max_tokens, max_out
+        self._arena = self._memory.allocate(max(arena_offsets(program, max_tokens, max_out)[-1] for program in programs))
 
     def bind(self, program: Program, table: "array[int]", context: int) -> Bound:
         kv = tuple(self._array(self._memory.allocate(4 * context * width), (context, width)) for width in program.kv)
         state = tuple(self._array(self._memory.allocate(4 * n), (n,)) for n in program.state)
-        return Bound(program, table, kv, state)
+        slots = tuple(self._arena + offset for offset in arena_offsets(program, self._max_tokens, self._max_out))
+        return Bound(program, table, slots, kv, state)
 
     def begin(self, ids: Sequence[int], pos: int, n_out: int) -> None:
+        if not 0 < len(ids) <= self._max_tokens or not 0 <= n_out <= min(len(ids), self._max_out):
+            raise ValueError(f"{len(ids)} tokens, {n_out} rows of logits; compiled for {self._max_tokens} and {self._max_out}")
         self._ids = np.asarray(ids, np.int32)
         self._pos, self._n_out = pos, n_out
 
@@ -291,14 +293,13 @@ class ReferenceDevice:
 
     def _run(self, bound: Bound, ops: range) -> Stop:
         """The token loop's inner part: resolve an op's operands, call its function, write what it gives."""
-        offsets = self._offsets[bound.program]  # looked up once: hashing a program costs as much as a small op
         for i in ops:
             if self._control is not Control.RUN:
                 return Stop(i)
             op = bound.program.ops[i]
-            outs = [self._resolve(o, bound, op, offsets) for o in op.out]
+            outs = [self._resolve(o, bound, op) for o in op.out]
             mutated = [out for o, out in zip(op.out, outs, strict=True) if o.space is not Space.ACTIVATION]
-            ins = [self._resolve(o, bound, op, offsets) for o in op.ins]
+            ins = [self._resolve(o, bound, op) for o in op.ins]
             with np.errstate(over="ignore", invalid="ignore"):  # damaged weights: `logits` says so, numpy need not
                 got = OPS[op.kernel](*mutated, *ins, **dict(zip(KERNELS[op.kernel].params, op.params, strict=True)))
             results = got if isinstance(got, tuple) else (got,)
@@ -309,7 +310,7 @@ class ReferenceDevice:
                 return Stop(i + 1, missing)
         return Stop(ops.stop)
 
-    def _resolve(self, operand: Operand | None, bound: Bound, op: Op, offsets: tuple[int, ...]) -> Any:
+    def _resolve(self, operand: Operand | None, bound: Bound, op: Op) -> Any:
         """The value of an operand: an array over its memory, a number, or a packed weight."""
         if operand is None:
             return None
@@ -322,7 +323,7 @@ class ReferenceDevice:
                 return rows if len(bound.program.weights[operand.index].shape) > 1 else rows[0]
             case Space.ACTIVATION:
                 n_rows = len(self._ids) if operand.rows == "T" else self._n_out
-                start = self._arena + offsets[operand.index]
+                start = bound.slots[operand.index]
                 return self._array(start, (n_rows, operand.width), np.int32 if operand.dtype == "i32" else np.float32)
             case Space.KV:
                 return bound.kv[operand.index]
@@ -353,8 +354,7 @@ class ReferenceDevice:
 
     def _logits(self, head: Bound) -> F32:
         result = head.program.result
-        start = self._arena + self._offsets[head.program][result.index]
-        logits = self._array(start, (self._n_out, result.width))
+        logits = self._array(head.slots[result.index], (self._n_out, result.width))
         if not np.isfinite(logits).all():
             raise DeviceError("the logits hold NaN or infinity: a weight of this file is damaged, or too large for float32")
         return logits

@@ -17,6 +17,10 @@ def aligned(n_bytes: int) -> int:
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
+# Shared pages, the default, are held against the machine's memory when they are reserved and not when they are written.
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+
+
 class Memory(Protocol):
     """What the store and the devices need of a memory."""
 
@@ -40,7 +44,7 @@ class HostMemory:
         self.capacity = capacity
         self.used = 0
         try:
-            self._pages: mmap.mmap | None = mmap.mmap(-1, ALIGNMENT + aligned(capacity))
+            self._pages: mmap.mmap | None = mmap.mmap(-1, ALIGNMENT + aligned(capacity), **PRIVATE)
         except (OSError, OverflowError, ValueError) as error:
             raise BudgetError(f"the system refuses {capacity} bytes of memory ({error}); choose a smaller budget") from error
         self._bytes = memoryview(self._pages)

@@ -1,0 +1,237 @@
+"""What tests of programs and devices share: tensors, programs of one op, and a rig that runs programs on a device.
+
+    got = run_op(REFERENCE, "rms_norm", x, w, eps=1e-6)      # records a one-op program, runs it, reads the result: f32 (T, n)
+
+Nothing here looks inside a device: inputs enter by `embed` (a table with a row for each token), results leave by Device.logits.
+"""
+
+import asyncio
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from tests.test_quants import F16_FIELDS
+from wasmrt.device.device import Bound, Device, arena_offsets
+from wasmrt.device.reference import ReferenceDevice
+from wasmrt.gguf.types import BY_NAME, QuantType
+from wasmrt.program.ops import KERNELS, Operand, Program, Weight
+from wasmrt.program.record import CHUNK_BYTES, Recorder
+from wasmrt.store.memory import HostMemory, Memory, aligned
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A device under test: how it and its memory are made."""
+
+    name: str
+    make_memory: Callable[[int], Memory]
+    make_device: Callable[[Memory], Device]
+
+
+REFERENCE = Kind("reference", HostMemory, ReferenceDevice)
+
+# Tests of what every device promises run once for each of these.
+KINDS = (REFERENCE,)
+
+
+# Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor as it lies in a file. shape: row length, rows, experts."""
+
+    type: QuantType
+    shape: tuple[int, ...]
+    data: bytes
+
+    def values(self) -> F64:
+        """Its weights by the published gguf package, in numpy's order of axes: (experts, rows, row length)."""
+        rows = np.frombuffer(self.data, np.uint8).reshape(-1, self.type.row_bytes(self.shape[0]))
+        with np.errstate(all="ignore"):
+            values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(self.type.id))
+        return np.asarray(values, np.float64).reshape(self.shape[::-1])
+
+
+def tensor(values: npt.ArrayLike) -> Tensor:
+    """An F32 tensor of these values, given in numpy's order of axes."""
+    data = np.asarray(values, np.float32)
+    return Tensor(BY_NAME["F32"], data.shape[::-1], data.tobytes())
+
+
+def random_tensor(seed: int, type_name: str, *shape: int) -> Tensor:
+    """Random weights of any format, most of them between -5 and 5. shape: as in a file, row length first."""
+    rng, quant = np.random.default_rng(seed), BY_NAME[type_name]
+    if quant.block == 1:
+        values = rng.standard_normal(shape[::-1]).astype(np.float32)
+        bfloat = (values.view(np.uint32) >> 16).astype(np.uint16)
+        data = {"F32": values.tobytes(), "F16": values.astype(np.float16).tobytes(), "BF16": bfloat.tobytes()}
+        return Tensor(quant, shape, data[type_name])
+    n_blocks = int(np.prod(shape)) // quant.block
+    blocks = rng.integers(0, 256, (n_blocks, quant.block_bytes), dtype=np.uint8)
+    for at in F16_FIELDS[type_name]:                             # random bits would make some scales inf or NaN
+        blocks[:, at : at + 2] = rng.uniform(0.001, 0.02, (n_blocks, 1)).astype("<f2").view(np.uint8)
+    return Tensor(quant, shape, blocks.tobytes())
+
+
+def normal(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> F32:
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def nmse(got: npt.ArrayLike, want: npt.ArrayLike, size: npt.ArrayLike | None = None) -> float:
+    """The squared error over the squared size of what is wanted, in float64.
+
+    size: where `want` are sums whose terms may cancel, the root of the sum of squared terms, which rounding errors go with.
+    """
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    error, norm = np.sum((got - want) ** 2), np.sum(np.asarray(want if size is None else size, np.float64) ** 2)
+    return float(error / norm) if norm else float(error > 0)
+
+
+# Programs
+
+
+def record(
+    page: Callable[..., Operand], tensors: Mapping[str, Tensor], width: int | None = None, chunk_bytes: int = CHUNK_BYTES
+) -> Program:
+    """The program of page(t, w), or with a width of page(t, w, x) on a residual stream; w.name is the tensor of that name."""
+    t = Recorder(page.__name__, chunk_bytes)
+    w = SimpleNamespace(**{name: t.weight(name, x.type, x.shape) for name, x in tensors.items()})
+    return t.finish(page(t, w) if width is None else page(t, w, t.residual(width)))
+
+
+def pieces(weight: Weight, data: bytes) -> list[bytes]:
+    """A tensor's bytes, cut as its entries in the address table are."""
+    size = weight.rows_per_entry * weight.type.row_bytes(weight.shape[0])
+    cut = [data[i : i + size] for i in range(0, len(data), size)]
+    assert len(cut) == weight.n_entries
+    return cut
+
+
+class Rig:
+    """Segments on a device of their own with their weights in its memory: an engine without a file. A context manager.
+
+    segments: programs with their tensors. A pass has at most max_tokens tokens; the cache has `context` positions. `spare`
+    bytes of the memory are left for the test.
+    """
+
+    def __init__(
+        self, kind: Kind, *segments: tuple[Program, Mapping[str, Tensor]], max_tokens: int = 8, context: int = 8, spare: int = 0
+    ) -> None:
+        programs = list(dict.fromkeys(program for program, _ in segments))
+        n_bytes = max(arena_offsets(p, max_tokens, max_tokens)[-1] for p in programs) + spare
+        for program, tensors in segments:
+            n_bytes += sum(aligned(len(piece)) for w in program.weights for piece in pieces(w, tensors[w.name].data))
+            n_bytes += sum(aligned(4 * context * width) for width in program.kv) + sum(aligned(4 * n) for n in program.state)
+        self.memory = kind.make_memory(n_bytes)
+        self.device = kind.make_device(self.memory)
+        self.device.compile(programs, max_tokens, max_tokens)
+        self.bounds: list[Bound] = []
+        for program, tensors in segments:
+            table = array("Q", bytes(8 * program.n_entries))
+            self.bounds.append(self.device.bind(program, table, context))
+            for weight in program.weights:
+                for i, piece in enumerate(pieces(weight, tensors[weight.name].data), weight.first):
+                    table[i] = self.memory.allocate(len(piece))
+                    self.memory.view(table[i], len(piece))[:] = piece
+
+    def result(self) -> F32:
+        """What the last segment gave in the last pass: f32 (n_out, width)."""
+        return np.asarray(self.device.logits(self.bounds[-1]))
+
+    async def step(self, ids: Sequence[int], pos: int = 0, n_out: int | None = None) -> F32:
+        """One pass through all segments; logits of the last n_out rows (None: of all)."""
+        self.device.begin(ids, pos, len(ids) if n_out is None else n_out)
+        for bound in self.bounds:
+            ops = range(len(bound.program.ops))
+            stop = await self.device.run(bound, ops)
+            assert (stop.next_op, stop.missing) == (ops.stop, ())
+        return self.result()
+
+    def run(self, ids: Sequence[int], pos: int = 0, n_out: int | None = None) -> F32:
+        return asyncio.run(self.step(ids, pos, n_out))
+
+    def __enter__(self) -> "Rig":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.device.close()
+        self.bounds.clear()
+        self.memory.close()
+
+
+def run_op(kind: Kind, kernel: str, *ins: Any, pos: int = 0, chunk_bytes: int = CHUNK_BYTES, **params: Any) -> F32:
+    """Run a program of one op and read its result: f32 (T, width). Of `route` that is the weights; run_route gives both.
+
+    ins: in the order of the op's table row, without pos; None where an operand is absent. params: as the recorder takes them.
+        a Tensor, or an array as w or factors    a weight
+        any other array, (T, n)                  a value with these rows
+        tokens, n_out                            a list of ids, a number
+        experts, i32 (T, n_used)                 chosen by a router that is made to
+        keys, values, (pos + T, n)               the first `pos` rows are stored by passes before this one
+    """
+    roles = [role.rstrip("?") for role in KERNELS[kernel].ins if role != "pos"]
+    given = {role: x for role, x in zip(roles, ins, strict=True) if x is not None}
+    past = pos if "keys" in given else 0
+    tensors: dict[str, Tensor] = {}
+    rows: list[str] = []  # the roles that `embed` serves: row past + t of the table is token t's
+    n_tokens = len(given.get("tokens", ()))
+    for role, x in given.items():
+        if isinstance(x, Tensor):
+            tensors[role] = x
+        elif role in ("w", "factors", "keys", "values"):
+            tensors[role] = tensor(x)
+        elif role not in ("tokens", "n_out"):
+            rows.append(role)
+            n_tokens = len(x)
+            table = router_for(x, tensors["w"].shape[-1]) if role == "experts" else x
+            tensors[role] = tensor(np.concatenate([np.zeros((past, table.shape[1])), table]))
+
+    def page(t: Recorder, w: SimpleNamespace) -> Operand:
+        named = {role: getattr(w, role) for role in tensors if role not in ("keys", "values")}
+        operands = named | {role: t.embed(named[role]) for role in rows}
+        if "experts" in given:
+            operands["experts"], _ = t.route(operands["experts"], given["experts"].shape[1])
+        if "keys" in given:
+            t.store_kv(t.embed(w.keys), t.embed(w.values))
+        made = getattr(t, kernel)(**operands, **params)
+        result: Operand = made[1] if kernel == "route" else made
+        return result if result.rows == "out" else t.last_rows(result)
+
+    program = record(page, tensors, chunk_bytes=chunk_bytes)
+    with Rig(kind, (program, tensors), max_tokens=max(n_tokens, min(past, 64)), context=past + n_tokens) as rig:
+        for start in range(0, past, 64):
+            stored = 1 + next(i for i, op in enumerate(program.ops) if op.kernel == "store_kv")
+            rig.device.begin(range(start, min(start + 64, past)), start, 0)
+            asyncio.run(rig.device.run(rig.bounds[0], range(stored)))
+        return rig.run(given.get("tokens", range(past, past + n_tokens)), pos, given.get("n_out", n_tokens))
+
+
+def run_route(kind: Kind, logits: F32, n_used: int) -> tuple[I32, F32]:
+    """What `route` chooses: the experts, i32 (T, n_used), and their weights."""
+    n_tokens, n_experts = logits.shape
+    tensors = {"logits": tensor(logits), "ones": tensor(np.ones((n_tokens, n_used))), "ids": tensor(np.arange(n_experts))}
+
+    def experts(t: Recorder, w: SimpleNamespace) -> Operand:
+        return t.last_rows(t.expert_mul(t.embed(w.ones), w.ids, t.route(t.embed(w.logits), n_used)[0]))
+
+    with Rig(kind, (record(experts, tensors), tensors)) as rig:
+        return rig.run(range(n_tokens)).astype(np.int32), run_op(kind, "route", logits, n_used=n_used)
+
+
+def router_for(experts: I32, n_experts: int) -> F32:
+    """Logits by which `route` chooses these experts in this order."""
+    logits = np.full((len(experts), n_experts), -9, np.float32)
+    np.put_along_axis(logits, experts.astype(np.int64), np.arange(experts.shape[1], 0, -1, dtype=np.float32)[None], axis=1)
+    return logits
