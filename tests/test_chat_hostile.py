@@ -11,8 +11,8 @@ from unittest import mock
 import pytest
 
 from wasmrt.errors import FormatError
-from wasmrt.tokenizer import sandbox
 from wasmrt.tokenizer.chat import ChatTemplate
+from wasmrt.tokenizer.sandbox import limits as sandbox
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Why?"}]
 LOOP = "{% for i in range(100000) %}"
@@ -31,6 +31,9 @@ def doubled(first: str, again: str, times: int, then: str) -> str:
 
 
 MUST_FAIL = {
+    "a negative batch earns no budget": "{{ [1]|batch(-1000000000000)|list }}" + nested(""),
+    "a negative slice earns no budget": "{{ [1]|slice(-1000000000000)|list }}" + nested(""),
+    "a negative width earns no budget": "{{ 'a'.center(-1000000000000) ~ 'a'|indent(-1000000000000) }}" + nested(""),
     # Python's insides, through every door there is
     "mro": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "mro by item": "{{ ''['__class__']['__mro__'] }}",

@@ -1,6 +1,6 @@
 """A file's chat template: messages -> the text that a model was trained to answer.
 
-The template and the messages are both untrusted. What the template may do and cost is bounded in sandbox.py. What the messages
+The template and the messages are both untrusted. What the template may do and cost is bounded in sandbox/. What the messages
 say stays text: in every string of the caller that could form a control token's text (`<|im_end|>`), alone or together with
 what the template puts beside it, a marker is inserted, a Unicode noncharacter that occurs nowhere else. The tokenizer matches
 control tokens first and drops the marker afterwards, so the text is tokenized as if it were not there.
