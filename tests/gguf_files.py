@@ -97,7 +97,8 @@ def random_tensors(seed: int, experts: int = 0) -> "dict[str, Array]":
     rng = np.random.default_rng(seed)
 
     def matrix(*shape: int) -> "Array":
-        return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+        scaled: Array = rng.standard_normal(shape) / np.sqrt(shape[-1])
+        return scaled.astype(np.float32)
 
     n, ff, kv = LLAMA["embedding_length"], LLAMA["feed_forward_length"], 32
     made = {

@@ -62,24 +62,30 @@ def test_bad_files_end_with_one_line(bad, command, name, says):
     assert name in done.stderr or name == "plum"
 
 
+WRONG_USAGE = [
+    (["-n", "many"], "expected a whole number"),
+    (["-n=--5"], "expected a whole number"),
+    (["-n", "9" * 5000], "expected a whole number"),
+    (["--temp", "nan"], "temperature"),
+    (["--temp", "-1"], "temperature"),
+    (["--top-p", "2"], "top_p"),
+    (["--seed", "-3"], "seed"),
+    (["--repeat-penalty", "1e-320"], "repeat_penalty"),
+    (["--memory", "lots"], "no amount of memory"),
+    (["--memory", "9" * 400], "no amount of memory"),
+    (["--context", "0"], "whole number from 1"),
+    (["--stop", ""], "stop string"),
+    (["--frobnicate"], "unrecognized arguments"),
+]
+ONLY_RUN = [(["-n", "-1"], "expected a whole number from 0 on, not '-1'"), (["--ids", "1,x"], "expected token ids")]
+
+
 @pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["-n", "-1"], "expected a whole number from 0 on, not '-1'"),
-        (["-n", "many"], "expected a whole number"),
-        (["--temp", "nan"], "temperature"),
-        (["--temp", "-1"], "temperature"),
-        (["--top-p", "2"], "top_p"),
-        (["--seed", "-3"], "seed"),
-        (["--memory", "lots"], "no amount of memory"),
-        (["--context", "0"], "whole number from 1"),
-        (["--ids", "1,x"], "expected token ids"),
-        (["--stop", ""], "stop string"),
-        (["--frobnicate"], "unrecognized arguments"),
-    ],
+    ("command", "options", "says"),
+    [("run", *case) for case in WRONG_USAGE + ONLY_RUN] + [("chat", *case) for case in WRONG_USAGE],
 )
-def test_wrong_usage_ends_with_one_line(path, options, says):
-    done = wasmrt("run", path, *options)
+def test_wrong_usage_ends_with_one_line(path, command, options, says):
+    done = wasmrt(command, path, *options, input="")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -264,3 +270,56 @@ def test_a_long_chat_forgets_its_oldest_turns_and_goes_on(tmp_path):
     assert done.stdout.count("\n") >= 7
     assert done.stderr.count("the oldest turn was forgotten") >= 2
     assert "error: the prompt has 1" in done.stderr
+
+
+def test_a_chat_survives_bytes_that_are_no_text(path):
+    """Whatever the person types or pipes in: an answer, or one line; never the end of the program."""
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "wasmrt", "chat", str(path), "-n", "2", "--system", "x"]
+    done = subprocess.run(command, input=b"hi \xff\nho\n", capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    done = subprocess.run([*command[:-1], b"\xff"], input=b"", capture_output=True, env=environment, timeout=60)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_and_closed_streams(path):
+    """An output that cannot be written is one line; a stream that is not there is an empty one."""
+    run = f"{sys.executable} -m wasmrt run {path} -p a -n 3"
+    full = subprocess.run(f"{run} > /dev/full", shell=True, capture_output=True, text=True)
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1].startswith("error: cannot write the output: No space left")
+    assert "Traceback" not in full.stderr
+    for closed in ("<&-", ">&-", "2>&-"):
+        done = subprocess.run(f"{run} {closed}", shell=True, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "tok/s" not in done.stdout
+        assert "Traceback" not in done.stderr
+    gone = subprocess.run(f"{run} -n 60 | head -c 1", shell=True, capture_output=True, text=True)
+    assert gone.stdout == "a"
+    assert "Traceback" not in gone.stderr
+
+
+def test_names_from_a_file_do_not_reach_the_terminal_raw(tmp_path):
+    """Escape sequences in metadata and templates are shown, not obeyed."""
+    extra = {"general.name": "x\x1b]0;pwned\x07", "tokenizer.chat_template": "{{ raise_exception('\x1b[2J\x9b') }}"}
+    done = wasmrt("chat", write_llama(tmp_path / "esc.gguf", extra=extra), input="hi\n")
+    assert done.returncode == 0
+    assert "the chat template refuses" in done.stderr
+    assert not set("\x1b\x07\x9b") & set(done.stderr)
+
+
+def test_ctrl_c_with_json_still_prints_what_there_is(tmp_path):
+    path = endless_llama(tmp_path / "endless.gguf")
+    arguments = ["run", path, "-p", "the", "-n", 4000, "--top-k", 5, "--threads", 2, "--json"]
+    process = started(arguments, stdin=subprocess.DEVNULL)
+    read_until(process, "stderr", b"threads\n")
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    if out:  # else it was still loading
+        found = json.loads(out)
+        assert found["stats"]["finish"] == "interrupted"
+        assert len(found["tokens"]) >= found["stats"]["generated_tokens"] - 1

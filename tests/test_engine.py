@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import time
+import traceback
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wasmrt
-from tests.gguf_files import N_VOCAB, write_llama
+from tests.gguf_files import N_VOCAB, random_tensors, write_llama
 from wasmrt.engine import CHUNK
 from wasmrt.sync import call
 
@@ -85,10 +86,10 @@ def test_a_second_prompt_computes_only_what_differs(model):
     list(other)
     assert other.stats.cached_tokens == 5
     with wasmrt.load(model.name) as fresh:
-        assert fresh.generate(longer, max_tokens=6).stats.cached_tokens == 0
         check = fresh.generate(longer, max_tokens=6)
         list(check)
         assert check.tokens == again.tokens
+        assert check.stats.cached_tokens == 0
         fresh.logits([5])
         check = fresh.generate([*IDS[:5], 3, 4], max_tokens=6)
         list(check)
@@ -161,8 +162,33 @@ def test_finish_reasons(model):
 
     assert finish(max_tokens=5) == ("length", 5)
     assert finish(max_tokens=0) == ("length", 0)
-    reason, n = finish(max_tokens=None)
-    assert (reason, n) == ("context", model.plan.context + 1 - len(IDS)) or reason == "stop"
+    # The last token is sampled after the last position was computed.
+    assert finish(max_tokens=None, top_k=1) == ("context", model.plan.context + 1 - len(IDS))
+    first = model.generate(IDS, max_tokens=1)
+    assert finish(stop="".join(first)) == ("stop", 1)
+
+
+def test_an_end_token_ends_the_text(tmp_path):
+    """The model is made to like the end token best after its first answer: it is neither shown nor counted."""
+    output = random_tensors(0)["output.weight"].copy()
+    path = write_llama(tmp_path / "end.gguf", tensors={"output.weight": output})
+    with wasmrt.load(path) as model:
+        generation = model.generate(IDS, max_tokens=1)
+        list(generation)
+    output[2] = 2 * output[generation.tokens[0]]  # </s> now beats what won before
+    with wasmrt.load(write_llama(path, tensors={"output.weight": output})) as model:
+        ended = model.generate(IDS, max_tokens=9)
+        assert "".join(ended) == ""
+        assert (ended.stats.finish, ended.tokens, ended.stats.generated_tokens) == ("stop", [], 0)
+
+
+def test_the_callers_time_is_not_counted(model):
+    """A slow reader does not make the model look slow."""
+    generation = model.generate(IDS, max_tokens=4)
+    for _ in generation:
+        time.sleep(0.3)
+    assert generation.stats.decode_seconds < 0.3
+    assert generation.stats.decode_steps == 3
 
 
 def test_stop_strings_end_the_text_before_them(model):
@@ -241,6 +267,42 @@ def test_cancelling_a_load_leaves_nothing_behind(path):
     assert threading.active_count() <= before
 
 
+def test_closing_a_generation_from_another_task(tmp_path):
+    """A piece that is being computed is given up; who waits for it sees the iterator end; the model goes on."""
+    path = write_llama(tmp_path / "long.gguf", changes={"context_length": 4096})
+    ids = [1 + i * 7 % 90 for i in range(3500)]
+
+    async def scenario():
+        async with await wasmrt.open(path) as model:
+            generation = model.generate(ids, max_tokens=3)
+            waiting = asyncio.create_task(anext(generation, "ended"))
+            await asyncio.sleep(0.05)
+            await generation.aclose()
+            assert await waiting == "ended"
+            assert generation.stats.finish == "closed"
+            assert await anext(generation, "ended") == "ended"
+            again = model.generate(IDS, max_tokens=2)
+            return len([piece async for piece in again]), again.tokens
+
+    pieces, tokens = asyncio.run(scenario())
+    assert pieces == len(tokens) == 2
+
+
+def test_closing_the_model_during_a_pass(tmp_path):
+    """The generation ends with a typed error; nothing hangs."""
+    path = write_llama(tmp_path / "long.gguf", changes={"context_length": 4096})
+
+    async def scenario():
+        model = await wasmrt.open(path)
+        waiting = asyncio.create_task(anext(model.generate([3] * 3500)))
+        await asyncio.sleep(0.05)
+        await model.close()
+        with pytest.raises(wasmrt.DeviceError, match="was closed"):
+            await waiting
+
+    asyncio.run(scenario())
+
+
 def test_leaving_a_generation_early_is_fine(model):
     for _ in model.generate(IDS, max_tokens=50):
         break
@@ -258,6 +320,8 @@ def test_arguments_are_checked_before_anything_is_computed(model):
     for wrong in ({"temperature": float("nan")}, {"max_tokens": -1}, {"top_k": -5}, {"stop": [""]}, {"seed": -1}, {"top_p": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong)).split("_")[0]):
             model.generate(IDS, **wrong)
+    assert model.logits(np.array(IDS)).shape == (len(IDS), N_VOCAB)
+    passes = model.stats.passes
     for ids in ([], [N_VOCAB], [-1], [1.5], ["a"]):
         with pytest.raises(ValueError, match=r"token"):
             model.generate(ids)
@@ -325,8 +389,11 @@ def test_ids_still_work_without_a_tokenizer(tmp_path):
         generation = model.generate(IDS, max_tokens=5)
         assert "".join(generation) == "".join(f"{i} " for i in generation.tokens)
         assert len(generation.tokens) == 5
-        with pytest.raises(wasmrt.UnsupportedError, match="the file has no tokenizer"):
-            model.tokenize("hello")
+        for _ in range(3):
+            with pytest.raises(wasmrt.UnsupportedError, match="the file has no tokenizer") as caught:
+                model.tokenize("hello")
+        depth = sum(1 for _ in traceback.walk_tb(caught.tb))
+        assert depth < 10  # the error is kept; its frames are not
 
 
 # Async and sync are one engine

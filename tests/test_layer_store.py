@@ -125,9 +125,9 @@ def test_a_tied_tensor_is_one_range():
 
 def test_a_pass_touches_all_but_the_embedding():
     """Of the embedding a pass reads rows; as a tied head it is read whole."""
-    assert TABLE.bytes_per_pass == 2 * 510 + 40 + 1000
+    assert TABLE.touched_bytes == 2 * 510 + 40 + 1000
     untied = LayerTable((*TABLE.segments[:3], segment("head", ("output", 5000, 700))))
-    assert untied.bytes_per_pass == 2 * 510 + 700
+    assert untied.touched_bytes == 2 * 510 + 700
 
 
 def test_the_plan_is_a_ledger_of_aligned_frames():
@@ -138,7 +138,7 @@ def test_the_plan_is_a_ledger_of_aligned_frames():
     assert (plan.state_bytes, plan.activation_bytes) == (128, 5056)
     assert plan.total_bytes == plan.weight_bytes + plan.kv_bytes + plan.state_bytes + plan.activation_bytes
     assert (plan.resident_bytes, plan.streamed_bytes) == (plan.weight_bytes, 0)
-    assert plan.bytes_per_pass == TABLE.bytes_per_pass
+    assert plan.touched_bytes == TABLE.touched_bytes
     as_dict = plan.as_dict()
     assert (as_dict["total_bytes"], as_dict["notes"]) == (plan.total_bytes, [])
 

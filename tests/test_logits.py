@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import wasmrt
+from wasmrt.inspect import describe
+from wasmrt.sync import call
 
 pytestmark = pytest.mark.reference
 
@@ -46,6 +48,9 @@ def test_formats_not_covered_are_refused_by_name(reference_dir):
         if name.split(".")[1] in UNSUPPORTED_FORMATS:
             with pytest.raises(wasmrt.UnsupportedError, match=r"is in format \w+, which is not supported yet; supported: F32"):
                 wasmrt.load(file)
+            found = call(describe(file))
+            assert not found["runs"]
+            assert "not supported yet" in found["why_not"]
 
 
 def test_other_architectures_are_refused_by_name(reference_dir):

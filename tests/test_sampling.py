@@ -258,7 +258,7 @@ def test_the_defaults_are_those_of_the_api():
     ("top_k", [-1, -5, 1.0, 40.5, True, "40", None, math.nan]),
     ("top_p", [0, 0.0, -0.5, 1.0001, 2, math.nan, math.inf, True, "1", None]),
     ("min_p", [-0.1, 1.0001, 2, math.nan, math.inf, False, "0", None]),
-    ("repeat_penalty", [0, 0.0, -1, math.nan, math.inf, True, "1", None]),
+    ("repeat_penalty", [0, 0.0, -1, 0.009, 101, math.nan, math.inf, True, "1", None]),
     ("seed", [-1, 2**64, 1.0, True, "1", math.nan]),
 ])
 def test_wrong_options_are_value_errors(name, values):
@@ -269,5 +269,5 @@ def test_wrong_options_are_value_errors(name, values):
 
 
 def test_the_ends_of_every_range_are_allowed():
-    SamplerOptions(temperature=0, top_k=0, top_p=1, min_p=0, repeat_penalty=5e-324, seed=0)
-    SamplerOptions(temperature=1e300, top_k=10**12, top_p=5e-324, min_p=1, repeat_penalty=1e300, seed=2**64 - 1)
+    SamplerOptions(temperature=0, top_k=0, top_p=1, min_p=0, repeat_penalty=0.01, seed=0)
+    SamplerOptions(temperature=1e300, top_k=10**12, top_p=5e-324, min_p=1, repeat_penalty=100, seed=2**64 - 1)

@@ -15,9 +15,11 @@ async def measure(model: Model, prompt_tokens: int, new_tokens: int) -> dict[str
     prompt_tokens = min(prompt_tokens, max(1, model.context - new_tokens))
     prompt = [(7 * i + 1) % model.config.n_vocab for i in range(prompt_tokens)]
     stats = GenerationStats()
+    passes, bytes_read = model.stats.passes, model.stats.store["bytes_read"]
     async for _ in generate(model, prompt, SamplerOptions(temperature=0.0, top_k=1), new_tokens, (), stats):
         pass
     plan = model.plan
+    passes, bytes_read = model.stats.passes - passes, model.stats.store["bytes_read"] - bytes_read
     return {
         "model": model.name,
         "device": model.stats.device,
@@ -28,8 +30,8 @@ async def measure(model: Model, prompt_tokens: int, new_tokens: int) -> dict[str
         "first_token_seconds": stats.first_token_seconds,
         "prefill_tokens_per_second": stats.prefill_tokens_per_second,
         "decode_tokens_per_second": stats.decode_tokens_per_second,
-        "bytes_per_pass": plan.streamed_bytes,
-        "bytes_bound": max(0, plan.bytes_per_pass - plan.resident_bytes),
+        "bytes_per_pass": bytes_read / passes,
+        "bytes_bound": max(0, plan.touched_bytes - plan.resident_bytes),
         "stalled_seconds": model.stats.store["stalled_seconds"],
         "peak_rss_bytes": peak_rss_bytes(),
         "plan": plan.as_dict(),
@@ -56,7 +58,7 @@ def table(measured: dict[str, Any]) -> str:
         ("prefill", f"{measured['prefill_tokens_per_second']:.1f} tok/s ({measured['prompt_tokens']} tokens)"),
         ("first token", f"{measured['first_token_seconds']:.3f} s"),
         ("decode", f"{measured['decode_tokens_per_second']:.1f} tok/s ({measured['generated_tokens']} tokens)"),
-        ("weights", f"{measured['plan']['bytes_per_pass'] / 2**20:.1f} MiB a pass, {measured['bytes_per_pass']} B streamed"),
+        ("weights", f"{measured['plan']['touched_bytes'] / 2**20:.1f} MiB a pass, {measured['bytes_per_pass']:.0f} B streamed"),
         ("peak memory", "unknown" if rss is None else f"{rss / 2**20:.0f} MiB"),
     ]
     return "".join(f"{name:12} {value}\n" for name, value in rows)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 # Escape sequences can do much to a terminal; each control character but tab and line feed becomes its picture (U+2400 on).
-VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421, 0x9B: 0xFFFD}
+VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
+
+# Of the context, kept free for an answer: below that a chat forgets its oldest turns.
+ANSWER_SHARE = 0.25
 
 CHAT_HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
@@ -39,39 +43,54 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?" rather than ending the text
-    logging.basicConfig(format="note: %(message)s", stream=sys.stderr)
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    _prepare_streams()
+    logging.getLogger("wasmrt").addHandler(Notes())
+    warnings.showwarning = lambda message, *_, **__: _say("note", message)
     try:
         args = _parser().parse_args(argv)
-        return _run_command(args)
+        command: Callable[[argparse.Namespace], int] = args.command
+        code = command(args)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our text has left; nothing can be written any more, not even by the interpreter's exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_ERROR
     except WasmrtError as error:
         return _fail(error, EXIT_ERROR)
+    except OSError as error:
+        # Whoever read our text has left, or the disk is full; the interpreter's own last flush must not fail as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return EXIT_ERROR
+        return _fail(f"cannot write the output: {error.strerror or error}", EXIT_ERROR)
 
 
-def _run_command(args: argparse.Namespace) -> int:
-    command: Callable[[argparse.Namespace], int] = args.command
-    code = command(args)
-    sys.stdout.flush()
-    return code
+def _prepare_streams() -> None:
+    """Whatever the terminal's encoding, a character that it lacks shows as "?"; a closed stream is an empty one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  open until the program ends
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+class Notes(logging.Handler):
+    """Shows what the library logs as a line of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say("note", record.getMessage())
+
+
+def _say(kind: str, message: object) -> None:
+    """One line on stderr, with control characters shown: parts of messages come from files."""
+    print(f"{kind}: {' '.join(str(message).split())}".translate(VISIBLE), file=sys.stderr)
 
 
 def _fail(error: object, code: int) -> int:
-    sys.stdout.flush()
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    _say("error", error)
     return code
-
-
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    print("note:", " ".join(str(message).split()), file=sys.stderr)
 
 
 # The commands
@@ -82,12 +101,15 @@ def run(args: argparse.Namespace) -> int:
     sampler = _sampler(args)
     with _opened(args) as model:
         prompt = args.ids if args.ids is not None else args.prompt
-        if args.special and isinstance(prompt, str):
-            prompt = model.tokenize(prompt, add_bos=model.tokenizer.add_bos, parse_special=True)
-        generation = _usage(lambda: model.generate(prompt, max_tokens=args.n, stop=args.stop, **sampler))
+        options = {"max_tokens": args.n, "stop": args.stop, "parse_special": args.special, **sampler}
+        generation = _usage(lambda: model.generate(prompt, **options))
         if args.json:
-            for _ in generation:
-                pass
+            code = 0
+            try:
+                for _ in generation:
+                    pass
+            except KeyboardInterrupt:  # what there is so far is still worth having
+                generation.stats.finish, code = "interrupted", EXIT_INTERRUPTED
             _print_json(
                 model=model.name,
                 device=model.stats.device,
@@ -97,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
                 stats=generation.stats.as_dict(),
                 load_seconds=model.stats.load_seconds,
             )
-            return 0
+            return code
         if isinstance(prompt, str) and not args.no_prompt:
             _write(prompt)
         _stream(generation)
@@ -113,7 +135,7 @@ def chat(args: argparse.Namespace) -> int:
     history: list[dict[str, str]] = list(system)
     with _opened(args) as model:
         _ = model.tokenizer  # a file without one cannot chat: say so before the first question
-        print(f"{model.config.name or model.name}: {CHAT_HELP}", file=sys.stderr)
+        _say(model.config.name or model.name, CHAT_HELP)
         while (line := _ask()) is not None:
             if line in ("/exit", "/quit"):
                 break
@@ -124,7 +146,11 @@ def chat(args: argparse.Namespace) -> int:
                 print(CHAT_HELP, file=sys.stderr)
             elif line:
                 history.append({"role": "user", "content": line})
-                _answer(model, history, len(system), args, sampler)
+                try:
+                    _answer(model, history, len(system), args, sampler)
+                except (ValueError, WasmrtError) as error:  # of this message: the conversation goes on without it
+                    history.pop()
+                    _fail(error, EXIT_ERROR)
     return 0
 
 
@@ -132,7 +158,11 @@ def _ask() -> str | None:
     """A line of the person's, or None at the end of input. Ctrl-C at the prompt only clears the line."""
     while True:
         try:
-            return input("> " if sys.stdin.isatty() else "").strip()
+            if not sys.stdin.isatty():
+                return input().strip()
+            if not sys.stdout.isatty():  # input() would write its prompt among the answers
+                print("> ", end="", file=sys.stderr, flush=True)
+            return input("> " if sys.stdout.isatty() else "").strip()
         except EOFError:
             return None
         except KeyboardInterrupt:
@@ -142,27 +172,38 @@ def _ask() -> str | None:
 def _answer(
     model: "SyncModel", history: list[dict[str, str]], n_system: int, args: argparse.Namespace, sampler: dict[str, Any]
 ) -> None:
-    """Stream an answer and add it to the history; Ctrl-C ends the answer and keeps what was said.
-
-    A conversation that has outgrown the context loses its oldest turns; a single message that is too long is refused.
-    """
-    while True:
-        try:
-            generation = model.chat(history, max_tokens=args.n, stop=args.stop, **sampler)
-            break
-        except ContextFull as error:
-            if len(history) <= n_system + 1:
-                history.pop()
-                _fail(error, EXIT_ERROR)
-                return
-            del history[n_system : n_system + 2]
-            print("note: the context is full, so the oldest turn was forgotten", file=sys.stderr)
+    """Stream an answer and add it to the history; Ctrl-C ends the answer and keeps what was said."""
+    text, finish = "", ""
     try:
-        _stream(generation)
+        generation = _begin_answer(model, history, n_system, args, sampler)
+        for piece in generation:
+            text += piece
+            _write(piece)
+        finish = generation.stats.finish
     except KeyboardInterrupt:
         _write(" [stopped]")
     _write("\n")
-    history.append({"role": "assistant", "content": generation.text})
+    if finish == "context":
+        _say("note", "the answer ends here because the context is full; /reset starts anew")
+    history.append({"role": "assistant", "content": text})
+
+
+def _begin_answer(
+    model: "SyncModel", history: list[dict[str, str]], n_system: int, args: argparse.Namespace, sampler: dict[str, Any]
+) -> "SyncGeneration":
+    """A conversation that leaves too little room for an answer loses its oldest turns; ContextFull if one turn is too long."""
+    context = model.plan.context
+    while True:
+        single = len(history) <= n_system + 1
+        try:
+            generation = model.chat(history, max_tokens=args.n, stop=args.stop, **sampler)
+            if single or context - len(generation.prompt_tokens) >= context * ANSWER_SHARE:
+                return generation
+        except ContextFull:
+            if single:
+                raise
+        del history[n_system : n_system + 2]
+        _say("note", "the context is nearly full, so the oldest turn was forgotten")
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -231,8 +272,10 @@ def _opened(args: argparse.Namespace) -> Iterator["SyncModel"]:
 def _sampler(args: argparse.Namespace) -> dict[str, Any]:
     """The sampler's settings, checked before a model is loaded."""
     from wasmrt.sampling import SamplerOptions
+    from wasmrt.text import check_stops
 
     def check() -> "SamplerOptions":
+        check_stops(args.stop)
         return SamplerOptions(args.temp, args.top_k, args.top_p, args.min_p, args.repeat_penalty, args.seed)
 
     _usage(check)
@@ -295,8 +338,8 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _whole(minimum: int) -> Callable[[str], Any]:
     def check(text: str) -> int:
-        if not text.lstrip("-").isdecimal() or int(text) < minimum:
-            raise ValueError(f"expected a whole number from {minimum} on, not {text!r}")
+        if not re.fullmatch("-?[0-9]{1,18}", text) or int(text) < minimum:
+            raise ValueError(f"expected a whole number from {minimum} on, not {text[:40]!r}")
         return int(text)
 
     return _checked(check)
@@ -304,9 +347,14 @@ def _whole(minimum: int) -> Callable[[str], Any]:
 
 def _ids(text: str) -> list[int]:
     parts = text.replace(",", " ").split()
-    if not parts or not all(p.isdecimal() for p in parts):
-        raise ValueError(f"expected token ids such as 1,15,7, not {text!r}")
+    if not parts or not all(re.fullmatch("[0-9]{1,18}", p) for p in parts):
+        raise ValueError(f"expected token ids such as 1,15,7, not {text[:40]!r}")
     return [int(p) for p in parts]
+
+
+def _text(text: str) -> str:
+    """An argument as text that can be encoded: bytes of another encoding than the terminal's become "?"."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -322,7 +370,7 @@ def _parser() -> argparse.ArgumentParser:
     p = add(run, "continue a prompt with a model")
     p.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file; without one, the bundled demo model")
     start = p.add_mutually_exclusive_group()
-    start.add_argument("-p", "--prompt", default="", help="the text to continue (default: none, the model begins by itself)")
+    start.add_argument("-p", "--prompt", type=_text, default="", help="the text to continue (default: none)")
     start.add_argument("--ids", type=_checked(_ids), metavar="IDS", help="token ids to continue instead of a text: 1,15,7")
     p.add_argument("-n", type=_whole(0), default=256, metavar="N", help="at most this many tokens (default: 256)")
     p.add_argument("--special", action="store_true", help='let text such as "<|im_end|>" in the prompt become control tokens')
@@ -333,7 +381,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = add(chat, "talk with a model in the terminal")
     p.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file; without one, the bundled demo model")
-    p.add_argument("--system", metavar="TEXT", help="a system message to begin with")
+    p.add_argument("--system", type=_text, metavar="TEXT", help="a system message to begin with")
     p.add_argument("-n", type=_whole(1), metavar="N", help="at most this many tokens an answer (default: no limit)")
     _add_sampling(p)
     _add_engine(p)
@@ -363,7 +411,7 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
     group.add_argument("--min-p", type=float, default=0.05, metavar="P", help="drop below P x the likeliest (default: 0.05)")
     group.add_argument("--repeat-penalty", type=float, default=1.0, metavar="R", help="above 1: fewer repetitions (default: 1)")
     group.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text (default: a new one each time)")
-    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end where this text comes; may be repeated")
+    group.add_argument("--stop", type=_text, action="append", default=[], metavar="TEXT", help="end before TEXT (repeatable)")
 
 
 def _add_engine(p: argparse.ArgumentParser) -> None:

@@ -5,38 +5,48 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import psutil
-
 from wasmrt import __version__
-from wasmrt.engine import DEVICES
 from wasmrt.errors import WasmrtError
-from wasmrt.sync import load
 
 PACKAGES = ("numpy", "jinja2", "psutil", "tqdm")
 
 
 def examine() -> dict[str, Any]:
     """Versions, memory, devices, and the result of generating a few tokens with the demo model."""
-    try:
-        with load(device="reference", context=64) as model:
-            generation = model.generate("", max_tokens=8)
-            works, detail = True, f"the demo model says {''.join(generation)!r}"
-    except WasmrtError as error:
-        works, detail = False, str(error)
-    memory = psutil.virtual_memory()
-    return {
+    packages = {name: _version(name) for name in PACKAGES}
+    found: dict[str, Any] = {
         "wasmrt": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": packages,
         "cores": os.cpu_count(),
+        "devices": {"reference": "numpy, slow and plain"},
+        "auto": "reference: the only device of this version",
+    }
+    missing = [name for name, number in packages.items() if number is None]
+    if missing:
+        return {**found, "works": False, "detail": f"missing: {', '.join(missing)}; install wasmrt again"}
+    import psutil
+
+    memory = psutil.virtual_memory()
+    works, detail = _try_model()
+    return {
+        **found,
         "memory_bytes": memory.total,
         "memory_available_bytes": memory.available,
-        "devices": {name: "numpy, slow and plain" for name in DEVICES if name != "auto"},
-        "auto": "reference: the only device of this version",
         "works": works,
         "detail": detail,
     }
+
+
+def _try_model() -> tuple[bool, str]:
+    from wasmrt.sync import load
+
+    try:
+        with load(device="reference", context=64) as model:
+            return True, f"the demo model says {''.join(model.generate('', max_tokens=8))!r}"
+    except WasmrtError as error:
+        return False, str(error)
 
 
 def _version(package: str) -> str | None:
@@ -48,15 +58,16 @@ def _version(package: str) -> str | None:
 
 def report(found: dict[str, Any]) -> str:
     """The examination as lines for a person."""
-    packages = ", ".join(f"{name} {number or 'missing'}" for name, number in found["packages"].items())
     rows = [
         ("wasmrt", found["wasmrt"]),
         ("python", f"{found['python']} on {found['platform']}"),
-        ("packages", packages),
+        ("packages", ", ".join(f"{name} {number or 'missing'}" for name, number in found["packages"].items())),
         ("cores", str(found["cores"])),
-        ("memory", f"{found['memory_available_bytes'] / 2**30:.1f} of {found['memory_bytes'] / 2**30:.1f} GiB are free"),
         *((f"device {name}", what) for name, what in found["devices"].items()),
         ("auto", found["auto"]),
         ("check", f"{'passed' if found['works'] else 'FAILED'}: {found['detail']}"),
     ]
+    if "memory_bytes" in found:
+        free, total = found["memory_available_bytes"] / 2**30, found["memory_bytes"] / 2**30
+        rows.insert(4, ("memory", f"{free:.1f} of {total:.1f} GiB are free"))
     return "".join(f"{name:17} {value}\n" for name, value in rows)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from wasmrt.device.device import Bound, Device, arena_offsets
@@ -31,6 +32,7 @@ log = logging.getLogger("wasmrt")
 
 DEVICES = ("auto", "reference")
 SPARE = 0.8  # of the memory that is free when a model is opened: what it may take unless told otherwise
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 HEADER_READ = 256 << 10  # bytes of the first read; a large vocabulary needs several MiB, read in doubling steps
 MAX_HEADER_READ = 4 << 20
 CHUNK = 256  # tokens of a prompt that pass through the layers together
@@ -116,7 +118,7 @@ class ModelStats:
 
     device: str
     load_seconds: float
-    passes: int
+    passes: int  # through the layers, each for one or more tokens
     store: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -168,7 +170,7 @@ class Model:
             except WasmrtError as error:
                 self._tokenizer = error
         if isinstance(self._tokenizer, WasmrtError):
-            raise self._tokenizer
+            raise self._tokenizer.with_traceback(None)  # or each raise would add its frames to the one kept here
         return self._tokenizer
 
     def chat_template(self, tools: bool = False) -> ChatTemplate:
@@ -204,15 +206,17 @@ class Model:
         repeat_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        parse_special: bool = False,
     ) -> Generation:
-        """Continue a text (its control tokens are plain text) or a list of token ids, piece by piece.
+        """Continue a text or a list of token ids, piece by piece.
 
-        max_tokens None: until the model ends or the context is full. temperature 0 is greedy. Raises ContextFull for a prompt
-        longer than the context and ValueError for an argument out of range, before anything is computed.
+        parse_special lets text such as "<|im_end|>" in the prompt become control tokens. max_tokens None: until the model ends
+        or the context is full. temperature 0 is greedy. Raises ContextFull for a prompt longer than the context and ValueError
+        for an argument out of range, before anything is computed.
         """
         if isinstance(prompt, str):
             # An empty prompt still needs one token to start from.
-            ids = self.tokenize(prompt, add_bos=self.tokenizer.add_bos or (prompt == "" and self.tokenizer.bos_id is not None))
+            ids = self.tokenize(prompt, self.tokenizer.add_bos or not prompt, parse_special)
         else:
             ids = list(prompt)
         sampler = SamplerOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed)
@@ -325,13 +329,13 @@ class Model:
 
     def _check(self, ids: Sequence[int]) -> None:
         if len(ids) == 0:
-            raise ValueError("the prompt is empty and this model has no token to begin a text with; give it some text")
+            raise ValueError("there are no tokens to go on from; give some text or ids (this model has no token to begin with)")
         if len(ids) > self.context:
             raise ContextFull(
                 f"the prompt has {len(ids)} tokens, but the context holds {self.context}; shorten it, or open the model with a "
                 f"larger context (this model was made for up to {self.config.n_ctx_train})"
             )
-        wrong = next((i for i in ids if not isinstance(i, int) or not 0 <= i < self.config.n_vocab), None)
+        wrong = next((i for i in ids if not hasattr(i, "__index__") or not 0 <= i < self.config.n_vocab), None)
         if wrong is not None:
             raise ValueError(f"{wrong!r} is no token id; this model has ids 0 to {self.config.n_vocab - 1}")
 
@@ -370,17 +374,22 @@ def _device_name(options: EngineOptions) -> str:
 
 def _make_device(name: str, memory: Memory) -> Device:
     """The one place where a device is chosen; a device's libraries are imported only if it is."""
-    assert name == "reference"
-    from wasmrt.device.reference import ReferenceDevice
-
+    try:
+        from wasmrt.device.reference import ReferenceDevice
+    except ImportError as error:
+        raise DeviceError(f"the {name} device needs numpy, which is not here ({error}); install it") from error
     return ReferenceDevice(memory)
 
 
 def _spare_memory() -> int:
-    """The budget of who names none."""
+    """The budget of who names none: a share of what is free, also of what a Linux container may still take."""
     import psutil
 
-    return int(psutil.virtual_memory().available * SPARE)
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+        limit = int((CONTROL_GROUP / "memory.max").read_text())
+        free = min(free, limit - int((CONTROL_GROUP / "memory.current").read_text()))
+    return max(0, int(free * SPARE))
 
 
 def _sizes(built: Built, max_out: int) -> Sizes:

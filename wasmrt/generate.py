@@ -13,14 +13,16 @@ PENALTY_WINDOW = 64  # tokens that repeat_penalty looks back on
 
 @dataclass(slots=True)
 class GenerationStats:
-    """What one generation did. Seconds are wall time; the first token's include the prompt's."""
+    """What one generation did. Seconds are wall time of computing: what the caller does between two tokens is not counted."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of the prompt, found in the cache and not computed again
     generated_tokens: int = 0
-    first_token_seconds: float = 0.0
-    decode_seconds: float = 0.0  # after the first token
-    finish: str = ""  # "stop": the model or a stop string ended it; "length": max_tokens; "context": no position left
+    first_token_seconds: float = 0.0  # with the prompt's
+    decode_steps: int = 0  # after the first token, with the one that gave an end token
+    decode_seconds: float = 0.0
+    # "stop": the model or a stop string ended it; "length": max_tokens; "context": no position left; "closed": the caller
+    finish: str = ""
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -28,7 +30,7 @@ class GenerationStats:
 
     @property
     def decode_tokens_per_second(self) -> float:
-        return _rate(self.generated_tokens - 1, self.decode_seconds)
+        return _rate(self.decode_steps, self.decode_seconds)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -68,7 +70,7 @@ async def generate(
     rng = make_rng(options)
     tokens = list(prompt)
     stats.prompt_tokens = len(tokens)
-    started = time.perf_counter()
+    first = True
     while True:
         if max_tokens is not None and stats.generated_tokens >= max_tokens:
             stats.finish = "length"
@@ -77,15 +79,17 @@ async def generate(
             stats.finish = "context"
             return
         async with engine.turn:
+            started = time.perf_counter()
             cached = await engine.step(tokens)
             k = 1 if options.temperature == 0 else options.top_k
             ids, logits = engine.candidates(k, tokens[-PENALTY_WINDOW:], options.repeat_penalty)
         token = sample(ids, logits, options, rng)
-        now = time.perf_counter()
-        if stats.generated_tokens == 0:
-            stats.cached_tokens = cached
-            stats.first_token_seconds = now - started
-        stats.decode_seconds = now - started - stats.first_token_seconds
+        seconds = time.perf_counter() - started
+        if first:
+            first, stats.cached_tokens, stats.first_token_seconds = False, cached, seconds
+        else:
+            stats.decode_steps += 1
+            stats.decode_seconds += seconds
         if token in end_ids:
             stats.finish = "stop"
             return

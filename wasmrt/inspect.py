@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+from wasmrt.device.reference import check_formats
 from wasmrt.engine import read_header
 from wasmrt.errors import WasmrtError
 from wasmrt.gguf.metadata import Value
@@ -24,7 +25,9 @@ async def describe(ref: Ref) -> dict[str, Any]:
         await source.close()
     runs, why_not, config = True, "", None
     try:
-        config = build(header).config
+        built = build(header)
+        config = built.config
+        check_formats(built.programs)
     except WasmrtError as error:
         runs, why_not = False, str(error)
     return {

@@ -9,7 +9,7 @@ Ref = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 POLICIES = ("plan",)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
+_BYTES = re.compile(r"([0-9]{1,18})(\.[0-9]{1,9})?\s*([kmgt]?i?)b?", re.IGNORECASE)
 
 
 def parse_bytes(value: int | str | None) -> int | None:
@@ -17,7 +17,9 @@ def parse_bytes(value: int | str | None) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     match = _BYTES.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None or match[2].lower() not in _UNITS or (n := int(float(match[1]) * _UNITS[match[2].lower()])) < 1:
+    unit = _UNITS.get(match[3].lower()) if match else None
+    n = int(match[1]) * unit + int(float(match[2] or 0) * unit) if match and unit else 0
+    if n < 1:
         raise ValueError(f"{value!r} is no amount of memory; write bytes, or a number with a unit such as 700MiB or 1.5GB")
     return n
 

@@ -22,7 +22,7 @@ class SamplerOptions:
     top_k: int = 40  # keep the k likeliest; 0: all
     top_p: float = 0.95  # keep the fewest likeliest tokens that together have this probability; 1: all
     min_p: float = 0.05  # keep tokens at least this probable in relation to the likeliest; 0: all
-    repeat_penalty: float = 1.0  # above 1: recent tokens are less likely; 1: off
+    repeat_penalty: float = 1.0  # above 1: recent tokens are less likely; 1: off; 0.01 to 100
     seed: int | None = None  # None: from the system's entropy
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class SamplerOptions:
         require(self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
         require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)", self.top_p)
         require(0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1", self.min_p)
-        require(self.repeat_penalty > 0, "repeat_penalty", "above 0 (1 is off)", self.repeat_penalty)
+        require(0.01 <= self.repeat_penalty <= 100, "repeat_penalty", "from 0.01 to 100 (1 is off)", self.repeat_penalty)
         require(self.seed is None or 0 <= self.seed < 2**64, "seed", "from 0 to 2**64 - 1, or None", self.seed)
 
 

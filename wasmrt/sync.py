@@ -2,15 +2,16 @@
 
 import asyncio
 import contextlib
-import functools
+import os
+import sys
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from wasmrt import engine
-from wasmrt.errors import WasmrtError
+from wasmrt.errors import UnsupportedError, WasmrtError
 from wasmrt.generate import GenerationStats
 from wasmrt.options import Ref
 from wasmrt.text import Generation
@@ -22,34 +23,69 @@ T = TypeVar("T")
 WAKE_SECONDS = 0.2
 
 
-@functools.cache
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="wasmrt", daemon=True).start()
-    return loop
+class Background:
+    """The event loop and its thread, started when they are first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if sys.platform == "emscripten":
+            raise UnsupportedError("a page cannot wait for a model; use `await wasmrt.open(...)`")
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="wasmrt", daemon=True).start()
+            return self._loop
 
 
-def call(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the background loop and wait. Ctrl-C here cancels it there, waits until it has left, and is raised."""
+    def forget(self) -> None:
+        """In a forked child, which has the loop but not its thread: kept unused, as closing it would reach the parent."""
+        self._lock, self._abandoned, self._loop = threading.Lock(), self._loop, None
+
+
+_background = Background()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_background.forget)
+
+
+def call(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]] | None = None) -> T:
+    """Run a coroutine on the background loop and wait. Ctrl-C here cancels it there, waits until it has left, and is raised.
+
+    undo: what to do with a result that came although the wait for it was interrupted.
+    """
+    loop = _background.loop()
     done: Future[T] = Future()
-    tasks: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[T]] = []
 
-    async def run() -> None:
-        try:
-            done.set_result(await coroutine)
-        except asyncio.CancelledError as error:
-            done.set_exception(error)  # what was cancelled is the call, which the caller of `call` asked for
-        except BaseException as error:
+    def start() -> None:
+        tasks.append(loop.create_task(coroutine))
+        tasks[0].add_done_callback(finish)
+
+    def finish(task: asyncio.Task[T]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
             done.set_exception(error)
+        else:
+            done.set_result(task.result())
 
-    loop = _loop()
-    loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(run())))
+    def cancel() -> None:
+        if tasks:
+            tasks[0].cancel()
+        else:  # interrupted before the task was handed over
+            coroutine.close()
+            done.set_exception(asyncio.CancelledError())
+
     try:
+        loop.call_soon_threadsafe(start)
         return _wait(done)
     except KeyboardInterrupt:
-        loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+        loop.call_soon_threadsafe(cancel)
         with contextlib.suppress(asyncio.CancelledError, WasmrtError):
-            _wait(done)
+            result = _wait(done)
+            if undo is not None:
+                call(undo(result))
         raise
 
 
@@ -94,7 +130,7 @@ class SyncGeneration(Iterator[str]):
         return piece
 
     def close(self) -> None:
-        """Stop generating."""
+        """Stop generating, also from another thread."""
         call(self._generation.aclose())
 
 
@@ -150,7 +186,7 @@ class SyncModel:
 
 def load(ref: Ref | None = None, **options: Any) -> SyncModel:
     """Open a model and wait until it is ready; the options are those of wasmrt.open()."""
-    return SyncModel(call(engine.open(ref, **options)))
+    return SyncModel(call(engine.open(ref, **options), undo=engine.Model.close))
 
 
 def load_tokenizer(ref: Ref | None = None) -> Tokenizer:

@@ -1,5 +1,6 @@
 """From ids to pieces of text: a generation as its caller sees it, with stop strings."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
@@ -70,7 +71,7 @@ class StopMatcher:
 class Generation(AsyncIterator[str]):
     """An async iterator over pieces of text. `tokens` and `text` grow with it, `stats` is complete at its end.
 
-    Leaving it early is fine; `aclose` (or cancelling the task) stops it between two ops.
+    Leaving it early is fine. `aclose`, from any task, or cancelling the task that waits for a piece stops it between two ops.
     """
 
     def __init__(
@@ -86,6 +87,8 @@ class Generation(AsyncIterator[str]):
         self.text = ""
         self.stats = stats
         self._ids = ids
+        self._closed = False
+        self._piece: asyncio.Future[str | None] | None = None
         self._run = self._texts(pieces, StopMatcher(stops))
 
     async def _texts(self, pieces: Pieces, matcher: StopMatcher) -> AsyncGenerator[str, None]:
@@ -98,16 +101,34 @@ class Generation(AsyncIterator[str]):
                 self.stats.finish = "stop"
                 return
         shown, stopped = matcher.push(pieces.flush())
+        if stopped:
+            self.stats.finish = "stop"
         rest = shown if stopped else shown + matcher.flush()
         if rest:
             yield rest
 
     async def __anext__(self) -> str:
-        piece = await anext(self._run)
+        if self._closed:
+            raise StopAsyncIteration
+        self._piece = asyncio.ensure_future(anext(self._run, None))
+        try:
+            piece = await self._piece
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.stats.finish == "closed" and task is not None and not task.cancelling():
+                raise StopAsyncIteration from None  # it was `aclose` that cancelled the piece, not somebody the waiting task
+            raise
+        if piece is None:
+            raise StopAsyncIteration
         self.text += piece
         return piece
 
     async def aclose(self) -> None:
-        """Stop generating."""
+        """Stop generating; a task that waits for a piece sees the iterator end. Idempotent."""
+        self._closed = True
+        self.stats.finish = self.stats.finish or "closed"
+        if self._piece is not None and not self._piece.done():
+            self._piece.cancel()
+            await asyncio.wait([self._piece])
         await self._run.aclose()
         await self._ids.aclose()

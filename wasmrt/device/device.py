@@ -11,10 +11,11 @@ from wasmrt.store.memory import aligned
 
 
 class Control(IntEnum):
-    """The control word, polled between ops: a run goes on, or leaves early."""
+    """The control word, polled between ops: a run goes on, leaves early, or leaves for good."""
 
     RUN = 0
-    CANCEL = 1
+    CANCEL = 1  # by whoever waits for the run; the next run goes on
+    ABORT = 2  # the device is being closed, or one of its threads has failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wasmrt.device.device import Bound, Control, Stop, arena_offsets
-from wasmrt.errors import DeviceError, UnsupportedError
+from wasmrt.errors import BudgetError, DeviceError, UnsupportedError
 from wasmrt.gguf.quants import DEQUANTIZE, dequantize
 from wasmrt.gguf.types import TYPES
 from wasmrt.program.ops import KERNELS, N_OUT, POS, STATE_SLOTS, TOKENS, Op, Operand, Program, Space, Weight
@@ -24,8 +24,9 @@ from wasmrt.store.memory import Memory
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
-# Weights are dequantized a few rows at a time, so that a run needs little memory beyond the plan's.
-ROWS_AT_ONCE = 1 << 20  # elements
+# Weights are dequantized and attention scores computed this many elements at a time, so that a run needs little memory beyond
+# the plan's.
+AT_ONCE = 1 << 20
 
 
 class Packed:
@@ -51,7 +52,7 @@ class Packed:
     def chunks(self, expert: int = 0) -> Iterator[tuple[slice, F32]]:
         """All rows, a chunk at a time."""
         per_entry = self._weight.rows_per_entry
-        at_once = max(1, ROWS_AT_ONCE // self.n)
+        at_once = max(1, AT_ONCE // self.n)
         for begin in range(0, self.n_rows, per_entry):
             end = min(begin + per_entry, self.n_rows)
             for start in range(begin, end, at_once):
@@ -148,12 +149,16 @@ def attention(q: F32, keys: F32, values: F32, pos: int, n_heads: int, n_kv_heads
     q = q.reshape(n_tokens, n_kv_heads, group, -1)
     k = keys[:end].reshape(end, n_kv_heads, -1)
     v = values[:end].reshape(end, n_kv_heads, -1)
-    hidden = np.arange(end)[None, :] > np.arange(pos, end)[:, None]  # (T, end): positions after the query's own
     out = np.empty((n_tokens, n_kv_heads, group, v.shape[-1]), np.float32)
-    for h in range(n_kv_heads):
-        scores = np.einsum("tgd,nd->tgn", q[:, h], k[:, h], optimize=True) * np.float32(scale)
-        scores = np.where(hidden[:, None, :], np.float32(-np.inf), scores)
-        out[:, h] = np.einsum("tgn,nd->tgd", _softmax(scores), v[:, h], optimize=True)
+    step = max(1, AT_ONCE // (group * end))
+    for first in range(0, n_tokens, step):
+        some = slice(first, first + step)
+        positions = np.arange(pos, end)[some]
+        hidden = np.arange(end) > positions[:, None, None]  # keys after the query's own position
+        for h in range(n_kv_heads):
+            scores = np.einsum("tgd,nd->tgn", q[some, h], k[:, h], optimize=True) * np.float32(scale)
+            scores = np.where(hidden, np.float32(-np.inf), scores)
+            out[some, h] = np.einsum("tgn,nd->tgd", _softmax(scores), v[:, h], optimize=True)
     return out.reshape(n_tokens, -1)
 
 
@@ -238,6 +243,15 @@ OPS: dict[str, Callable[..., Any]] = {
 READS_ROWS = {"embed", "matmul", "expert_matmul"}
 
 
+def check_formats(programs: Sequence[Program]) -> None:
+    """UnsupportedError for a weight in a format that has no definition here."""
+    for weight in (w for program in programs for w in program.weights if w.type.id not in DEQUANTIZE):
+        raise UnsupportedError(
+            f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet; "
+            f"supported: {', '.join(TYPES[i].name for i in DEQUANTIZE)}"
+        )
+
+
 class ReferenceDevice:
     """Runs programs op by op through numpy, in a thread of its own."""
 
@@ -247,17 +261,12 @@ class ReferenceDevice:
         self._memory = memory
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="wasmrt-reference")
         self._control = Control.RUN
-        self._closed = False
         self._max_tokens = self._max_out = self._arena = 0
         self._ids = np.zeros(0, np.int32)
         self._pos = self._n_out = 0
 
     def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
-        for weight in (w for program in programs for w in program.weights if w.type.id not in DEQUANTIZE):
-            raise UnsupportedError(
-                f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet; "
-                f"supported: {', '.join(TYPES[i].name for i in DEQUANTIZE)}"
-            )
+        check_formats(programs)
         self._max_tokens, self._max_out = max_tokens, max_out
         self._arena = self._memory.allocate(max(arena_offsets(program, max_tokens, max_out)[-1] for program in programs))
 
@@ -274,21 +283,24 @@ class ReferenceDevice:
         self._pos, self._n_out = pos, n_out
 
     async def run(self, bound: Bound, ops: range) -> Stop:
-        if self._closed:
-            raise _closed_error()
-        running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, bound, ops)
+        self._check_open()
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, bound, ops)
+        except RuntimeError as error:
+            raise DeviceError(f"the system gives no thread to compute in ({error}); close other programs or models") from error
         cancelled = False
         while not running.done():  # buffers may be freed after us, so the thread leaves first, however often we are cancelled
             try:
                 await asyncio.wait([running])
             except asyncio.CancelledError:
-                self._control, cancelled = Control.CANCEL, True
-        if self._closed:
-            raise _closed_error()
+                self._control, cancelled = max(self._control, Control.CANCEL), True
+        failed = running.exception()  # looked at in any case: asyncio complains about one that nobody saw
+        self._check_open()
         if cancelled:
             self._control = Control.RUN
-            running.exception()  # looked at: asyncio complains about one that nobody saw
             raise asyncio.CancelledError
+        if isinstance(failed, MemoryError):
+            raise BudgetError(f"the system has no memory left for what a pass computes with ({failed}); close other programs")
         return running.result()
 
     def _run(self, bound: Bound, ops: range) -> Stop:
@@ -300,7 +312,7 @@ class ReferenceDevice:
             outs = [self._resolve(o, bound, op) for o in op.out]
             mutated = [out for o, out in zip(op.out, outs, strict=True) if o.space is not Space.ACTIVATION]
             ins = [self._resolve(o, bound, op) for o in op.ins]
-            with np.errstate(over="ignore", invalid="ignore"):  # damaged weights: `logits` says so, numpy need not
+            with np.errstate(all="ignore"):  # damaged weights: `logits` says so, numpy need not
                 got = OPS[op.kernel](*mutated, *ins, **dict(zip(KERNELS[op.kernel].params, op.params, strict=True)))
             results = got if isinstance(got, tuple) else (got,)
             written = [out for o, out in zip(op.out, outs, strict=True) if o.space is Space.ACTIVATION]
@@ -359,13 +371,13 @@ class ReferenceDevice:
             raise DeviceError("the logits hold NaN or infinity: a weight of this file is damaged, or too large for float32")
         return logits
 
+    def _check_open(self) -> None:
+        if self._control is Control.ABORT:
+            raise DeviceError("the device was closed, so this pass was not finished; open the model again")
+
     def close(self) -> None:
-        self._closed, self._control = True, Control.CANCEL
-        self._executor.shutdown()
-
-
-def _closed_error() -> DeviceError:
-    return DeviceError("the device was closed, so this pass was not finished; open the model again")
+        self._control = Control.ABORT
+        self._executor.shutdown(wait=False)  # who awaits a run waits for the thread; the event loop does not
 
 
 def _missing_experts(bound: Bound, experts: I32) -> tuple[int, ...]:

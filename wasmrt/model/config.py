@@ -47,7 +47,7 @@ class ModelConfig:
         def integer(key: str, default: int | None = None, minimum: int = 1, maximum: int = MAX_WIDTH) -> int:
             found = m.get(f"{arch}.{key}")
             if found is not None and not isinstance(found, int | float | str | bool):
-                return _uniform(m, f"{arch}.{key}", minimum, maximum)
+                return _uniform(m, f"{arch}.{key}", m.integer(f"{arch}.block_count"), minimum, maximum)
             if found is None and default is not None:
                 return default
             return m.integer(f"{arch}.{key}", minimum=minimum, maximum=maximum)
@@ -55,7 +55,7 @@ class ModelConfig:
         n_embd = integer("embedding_length")
         n_heads = integer("attention.head_count")
         n_kv_heads = integer("attention.head_count_kv", n_heads)
-        if "attention.key_length" not in {k.removeprefix(f"{arch}.") for k in m} and n_embd % n_heads:
+        if f"{arch}.attention.key_length" not in m and n_embd % n_heads:
             raise FormatError(f"{arch}.embedding_length {n_embd} is not a multiple of {arch}.attention.head_count {n_heads}")
         head_dim = integer("attention.key_length", n_embd // n_heads)
         if n_heads % n_kv_heads:
@@ -85,8 +85,10 @@ class ModelConfig:
         )
 
 
-def _uniform(m: Metadata, key: str, minimum: int, maximum: int) -> int:
+def _uniform(m: Metadata, key: str, n_layers: int, minimum: int, maximum: int) -> int:
     """A per-layer array whose values are all equal."""
+    if len(m.integers(key)) != n_layers:
+        raise FormatError(f"{key} has {len(m.integers(key))} values, but the model has {n_layers} layers")
     values = set(m.integers(key))
     if len(values) != 1:
         raise UnsupportedError(f"{key} differs from layer to layer ({sorted(values)[:8]}), which is not supported yet")
@@ -135,8 +137,10 @@ def _rope(m: Metadata, arch: str, head_dim: int) -> Rope:
         raise UnsupportedError(f"rope scaling {scaling!r} ({key}scaling.type) is not supported; supported: none, linear, yarn")
     n_ctx = m.integer(key + "scaling.original_context_length", minimum=1, maximum=MAX_CONTEXT)
     attention = _positive(m, key + "scaling.attn_factor", _positive(m, key + "scaling.yarn_attn_factor", 1.0))
-    fast = _positive(m, key + "scaling.yarn_beta_fast", 32.0)
-    slow = _positive(m, key + "scaling.yarn_beta_slow", 1.0)
+    fast = m.number(key + "scaling.yarn_beta_fast", default=32.0, minimum=1e-6, maximum=1e6)
+    slow = m.number(key + "scaling.yarn_beta_slow", default=1.0, minimum=1e-6, maximum=1e6)
+    if base <= 1:
+        raise FormatError(f"{key}freq_base is {base}, expected a number above 1 for YaRN scaling")
 
     def pair_of(turns: float) -> float:
         """The pair that turns this often over the original context."""

@@ -7,13 +7,14 @@ from wasmrt.gguf.reader import TensorInfo
 from wasmrt.program.ops import Operand
 from wasmrt.program.record import Recorder
 
+SHARED = ("rope_freqs",)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Weights:
     """`w.attn_q` is the operand of the tensor "blk.N.attn_q.weight"; its shape is held against the family's table.
 
-    A name that is in no layer ("rope_freqs") is looked up without the prefix. `used` collects what was asked for.
+    What all layers share (SHARED) is looked up without the prefix. `used` collects what was asked for.
     """
 
     def __init__(self, t: Recorder, tensors: Mapping[str, TensorInfo], prefix: str, shapes: Shapes) -> None:
@@ -29,7 +30,7 @@ class Weights:
     def get(self, name: str, part: str = "weight") -> Operand | None:
         """The operand of a tensor that may be absent: its "weight", "bias" or "scale"."""
         short = f"{name}.{part}"
-        info = self._tensors.get(self._prefix + short) or self._tensors.get(short)
+        info = self._tensors.get(short if name in SHARED else self._prefix + short)
         if info is None:
             return None
         self._check(info, name, part)

@@ -71,7 +71,7 @@ class Kernel:
 
     ins: tuple[str, ...]
     params: tuple[str, ...] = ()
-    elementwise: bool = False  # element i of the output needs element i of x alone, so it may overwrite x
+    elementwise: bool = False  # element i of the output needs element i of the inputs alone, so it may overwrite one
     mutates: tuple[str, ...] = ()  # KV or state that it updates, passed before the ins
 
 

@@ -67,7 +67,7 @@ class Recorder:
             n_rows = shape[1] if len(shape) > 1 else 1
             n_experts = shape[2] if len(shape) > 2 else 1
             rows = n_rows
-            if n_experts == 1 and len(shape) < 3:
+            if len(shape) < 3:
                 rows = min(n_rows, max(1, self._chunk_bytes // type.row_bytes(shape[0])))
             first = sum(w.n_entries for w, _ in self._weights.values())
             weight = Weight(name, type, shape, first, n_experts * -(-n_rows // rows), rows)

@@ -43,7 +43,7 @@ class LayerTable:
         return sum(entry.n_bytes for entry in self.ranges())
 
     @property
-    def bytes_per_pass(self) -> int:
-        """Weight bytes that one pass touches: all but the embedding, of which a pass reads a row a token."""
+    def touched_bytes(self) -> int:
+        """Weight bytes that one pass touches at most: all but the embedding, of which a pass reads a row a token."""
         rest = LayerTable(self.segments[1:])
         return sum(entry.n_bytes for entry in rest.ranges())

@@ -27,7 +27,7 @@ class Plan:
     budget: int
     resident_bytes: int  # of the weights
     streamed_bytes: int  # of the weights, a pass
-    bytes_per_pass: int  # weights that a pass touches
+    touched_bytes: int  # weights that a pass reads from memory, at most: all experts are counted
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,7 +74,7 @@ def make_plan(table: LayerTable, sizes: Sizes, budget: int, context: int | None,
             f"({_mib(weights)} weights, {_mib(kv)} key/value cache, {_mib(state + activations)} activations); "
             "raise --memory or lower --context"
         )
-    return Plan(chosen, weights, kv, state, activations, budget, weights, 0, table.bytes_per_pass, tuple(notes))
+    return Plan(chosen, weights, kv, state, activations, budget, weights, 0, table.touched_bytes, tuple(notes))
 
 
 def _mib(n_bytes: int) -> str:
