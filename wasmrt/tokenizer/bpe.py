@@ -6,12 +6,9 @@ Source: Sennrich et al. 2016, arXiv 1508.07909; the byte alphabet: Radford et al
 from collections.abc import Sequence
 from functools import cached_property
 
-from wasmrt.tokenizer.merge import merge
+from wasmrt.tokenizer.merge import WordCache, merge
 from wasmrt.tokenizer.pretokenize import Pretokenizer, Splitter
 from wasmrt.tokenizer.vocab import Vocab
-
-CACHED_WORDS = 1 << 16
-CACHED_LENGTH = 40  # longer words hardly come twice
 
 
 def byte_alphabet() -> list[str]:
@@ -36,7 +33,7 @@ class BytePairs:
         self._vocab = vocab
         self._merges = merges
         self._pretokenizer = pretokenizer
-        self._cache: dict[str, list[int]] = {}
+        self._cache = WordCache(self._encode_word)
 
     @cached_property
     def _splitter(self) -> Splitter:
@@ -49,18 +46,7 @@ class BytePairs:
         return dict(zip(reversed(lines), range(len(lines) - 1, -1, -1), strict=True))
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        cache = self._cache
-        for word in self._splitter.split(text):
-            known = cache.get(word)
-            if known is None:
-                known = self._encode_word(word)
-                if len(word) <= CACHED_LENGTH:
-                    if len(cache) >= CACHED_WORDS:
-                        cache.clear()
-                    cache[word] = known
-            ids += known
-        return ids
+        return self._cache.encode(self._splitter.split(text))
 
     def _encode_word(self, word: str) -> list[int]:
         ids = self._vocab.plain_ids

@@ -1,10 +1,36 @@
-"""The merging that byte-level BPE and SentencePiece share: join the best pair, leftmost first, until none is left."""
+"""What byte-level BPE and SentencePiece share: merging (the best pair first, leftmost, until none is left), and a cache."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 
 RankOf = Callable[[str, str], float | None]
+
+CACHED_WORDS = 1 << 16
+CACHED_LENGTH = 40  # longer words hardly come twice
+
+
+class WordCache:
+    """Ids of words, computed once for each of the short ones."""
+
+    def __init__(self, encode_word: Callable[[str], list[int]]) -> None:
+        self._encode_word = encode_word
+        self._known: dict[str, list[int]] = {}
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """The ids of all words, in order."""
+        ids: list[int] = []
+        known = self._known
+        for word in words:
+            found = known.get(word)
+            if found is None:
+                found = self._encode_word(word)
+                if len(word) <= CACHED_LENGTH:
+                    if len(known) >= CACHED_WORDS:
+                        known.clear()
+                    known[word] = found
+            ids += found
+        return ids
 
 
 def merge(parts: list[str], rank_of: RankOf) -> list[str]:

@@ -6,13 +6,11 @@ Source: Kudo and Richardson 2018, arXiv 1808.06226. Space is U+2581 inside.
 import re
 from functools import cached_property
 
-from wasmrt.tokenizer.merge import merge
+from wasmrt.tokenizer.merge import WordCache, merge
 from wasmrt.tokenizer.vocab import Vocab
 
 SPACE = "\u2581"
 WORD = re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
-CACHED_WORDS = 1 << 16
-CACHED_LENGTH = 40  # longer words hardly come twice
 
 
 class SentencePieces:
@@ -20,7 +18,7 @@ class SentencePieces:
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
-        self._cache: dict[str, list[int]] = {}
+        self._cache = WordCache(self._encode_word)
 
     @cached_property
     def _ranks(self) -> dict[str, float]:
@@ -34,18 +32,7 @@ class SentencePieces:
         return {found[0] for text in self._ranks for found in re.findall(f"([^{SPACE}]){SPACE}", text)}
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        cache = self._cache
-        for word in self._words(text.replace(" ", SPACE)):
-            known = cache.get(word)
-            if known is None:
-                known = self._encode_word(word)
-                if len(word) <= CACHED_LENGTH:
-                    if len(cache) >= CACHED_WORDS:
-                        cache.clear()
-                    cache[word] = known
-            ids += known
-        return ids
+        return self._cache.encode(self._words(text.replace(" ", SPACE)))
 
     def _words(self, text: str) -> list[str]:
         words = WORD.findall(text)
