@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +266,7 @@ class Model:
         if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0):
             raise ValueError(f"max_tokens must be a whole number from 0 on, or None for no limit, not {max_tokens!r}")
         stops = check_stops(stop)
-        self._check(ids)
+        ids = self._checked(ids)
         pieces: Pieces = PlainIds()
         end_ids: frozenset[int] = frozenset()
         with contextlib.suppress(UnsupportedError):  # no tokenizer: ids in, ids out
@@ -283,7 +284,7 @@ class Model:
 
     async def logits(self, ids: Sequence[int]) -> "memoryview[float]":
         """The logits after every position: format "f", shape (len(ids), n_vocab)."""
-        self._check(ids)
+        ids = self._checked(ids)
         n_vocab = self.config.n_vocab
         out = memoryview(bytearray(4 * len(ids) * n_vocab))
         async with self.turn:
@@ -327,7 +328,8 @@ class Model:
         """The k tokens likeliest to follow the last step (k = 0: all), and their logits, best first; `recent` are penalised."""
         return self.device.candidates(self._bounds[-1], k, recent, penalty)
 
-    def _check(self, ids: Sequence[int]) -> None:
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        """The ids as plain ints. Raises ValueError for none, or for what is no id; ContextFull for too many."""
         if len(ids) == 0:
             raise ValueError("there are no tokens to go on from; give some text or ids (this model has no token to begin with)")
         if len(ids) > self.context:
@@ -338,6 +340,7 @@ class Model:
         wrong = next((i for i in ids if not hasattr(i, "__index__") or not 0 <= i < self.config.n_vocab), None)
         if wrong is not None:
             raise ValueError(f"{wrong!r} is no token id; this model has ids 0 to {self.config.n_vocab - 1}")
+        return [index(i) for i in ids]
 
     # The rest
 
