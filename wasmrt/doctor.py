@@ -44,7 +44,7 @@ def _try_model() -> tuple[bool, str]:
 
     try:
         with load(device="reference", context=64) as model:
-            return True, f"the demo model says {''.join(model.generate('', max_tokens=8))!r}"
+            return True, f"the demo model says {''.join(model.generate('Once upon a time', max_tokens=12))!r}"
     except WasmrtError as error:
         return False, str(error)
 

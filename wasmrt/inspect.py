@@ -70,7 +70,7 @@ def _tokenizer(header: Header) -> str:
 def summary(found: dict[str, Any], tensors: bool = False) -> str:
     """The description as lines for a person."""
     lines = [
-        f"{found['file']}: GGUF v{found['version']}, {found['file_bytes'] / 2**20:.1f} MiB, header of {found['header_bytes']}",
+        f"{found['file']}: GGUF v{found['version']}, {found['file_bytes'] / 2**20:.1f} MiB, header {found['header_bytes']} B",
         f"{found['n_tensors']} tensors, {found['n_parameters']:,} parameters, "
         + ", ".join(f"{count} {name}" for name, count in found["formats"].items()),
         f"tokenizer: {found['tokenizer']}",
