@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 demo:  ## generate a story with the bundled model
 	@$(PYTHON) tools/setup.py demo
-	@$(BIN)/wasmrt run -p "Once upon a time" -n 220 --temp 0.7 --seed 11
+	@$(BIN)/wasmrt run -p "Once upon a time" -n 300 --temp 0.5 --seed 5
 
 test:  ## lint, types and all tests
 	@$(PYTHON) tools/setup.py test
