@@ -310,6 +310,7 @@ def test_names_from_a_file_do_not_reach_the_terminal_raw(tmp_path):
     assert not set("\x1b\x07\x9b") & set(done.stderr)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
 def test_ctrl_c_with_json_still_prints_what_there_is(tmp_path):
     path = endless_llama(tmp_path / "endless.gguf")
     arguments = ["run", path, "-p", "the", "-n", 4000, "--top-k", 5, "--threads", 2, "--json"]
