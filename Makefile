@@ -15,4 +15,4 @@ test:  ## lint, types and all tests
 check: test
 
 clean:  ## remove what set-up and builds made
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv dist build wasmrt/device/wasm .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,6 @@ Nothing here looks inside a device: inputs enter by `embed` (a table with a row 
 """
 
 import asyncio
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.test_quants import F16_FIELDS
-from wasmrt.device.device import Bound, Device, arena_offsets
-from wasmrt.device.reference import ReferenceDevice
+from wasmrt.device.choice import Choice, choose
+from wasmrt.device.device import Bound, Stop
 from wasmrt.gguf.types import BY_NAME, QuantType
+from wasmrt.options import EngineOptions
 from wasmrt.program.ops import KERNELS, Operand, Program, Weight
 from wasmrt.program.record import CHUNK_BYTES, Recorder
-from wasmrt.store.memory import HostMemory, Memory, aligned
+from wasmrt.store.memory import aligned
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -31,17 +31,26 @@ I32 = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A device under test: how it and its memory are made."""
+    """A device under test: as what open() is asked for, with this many threads."""
 
-    name: str
-    make_memory: Callable[[int], Memory]
-    make_device: Callable[[Memory], Device]
+    device: str
+    threads: int | None = None
+    kv_type: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.device}-{self.threads}" if self.threads else self.device
+
+    def choose(self) -> Choice:
+        return choose(EngineOptions(device=self.device, threads=self.threads, kv_type=self.kv_type))
 
 
-REFERENCE = Kind("reference", HostMemory, ReferenceDevice)
+REFERENCE = Kind("reference")
+CPU = Kind("cpu:wasm32", 3)
+PLAIN = Kind("cpu:plain")
 
 # Tests of what every device promises run once for each of these.
-KINDS = (REFERENCE,)
+KINDS = (REFERENCE, CPU, PLAIN)
 
 
 # Tensors
@@ -129,18 +138,18 @@ class Rig:
     def __init__(
         self, kind: Kind, *segments: tuple[Program, Mapping[str, Tensor]], max_tokens: int = 8, context: int = 8, spare: int = 0
     ) -> None:
-        programs = list(dict.fromkeys(program for program, _ in segments))
-        n_bytes = max(arena_offsets(p, max_tokens, max_tokens)[-1] for p in programs) + spare
+        programs = [program for program, _ in segments]
+        choice = kind.choose()
+        sizes = choice.sizes(programs, max_tokens, max_tokens)
+        n_bytes = sizes.kv_bytes(context) + sum(map(aligned, sizes.state_frames + sizes.activation_frames)) + spare
         for program, tensors in segments:
             n_bytes += sum(aligned(len(piece)) for w in program.weights for piece in pieces(w, tensors[w.name].data))
-            n_bytes += sum(aligned(4 * context * width) for width in program.kv) + sum(aligned(4 * n) for n in program.state)
-        self.memory = kind.make_memory(n_bytes)
-        self.device = kind.make_device(self.memory)
+        self.memory, self.device = choice.make(n_bytes)
         self.device.compile(programs, max_tokens, max_tokens)
         self.bounds: list[Bound] = []
         for program, tensors in segments:
-            table = array("Q", bytes(8 * program.n_entries))
-            self.bounds.append(self.device.bind(program, table, context))
+            self.bounds.append(self.device.bind(program, context))
+            table = self.bounds[-1].table
             for weight in program.weights:
                 for i, piece in enumerate(pieces(weight, tensors[weight.name].data), weight.first):
                     table[i] = self.memory.allocate(len(piece))
@@ -153,10 +162,8 @@ class Rig:
     async def step(self, ids: Sequence[int], pos: int = 0, n_out: int | None = None) -> F32:
         """One pass through all segments; logits of the last n_out rows (None: of all)."""
         self.device.begin(ids, pos, len(ids) if n_out is None else n_out)
-        for bound in self.bounds:
-            ops = range(len(bound.program.ops))
-            stop = await self.device.run(bound, ops)
-            assert (stop.next_op, stop.missing) == (ops.stop, ())
+        end = len(self.bounds[-1].program.ops)
+        assert await self.device.run(self.bounds, range(end)) == Stop(len(self.bounds) - 1, end)
         return self.result()
 
     def run(self, ids: Sequence[int], pos: int = 0, n_out: int | None = None) -> F32:
@@ -214,7 +221,7 @@ def run_op(kind: Kind, kernel: str, *ins: Any, pos: int = 0, chunk_bytes: int = 
         for start in range(0, past, 64):
             stored = 1 + next(i for i, op in enumerate(program.ops) if op.kernel == "store_kv")
             rig.device.begin(range(start, min(start + 64, past)), start, 0)
-            asyncio.run(rig.device.run(rig.bounds[0], range(stored)))
+            asyncio.run(rig.device.run(rig.bounds[:1], range(stored)))
         return rig.run(given.get("tokens", range(past, past + n_tokens)), pos, given.get("n_out", n_tokens))
 
 

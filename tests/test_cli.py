@@ -136,7 +136,8 @@ def test_the_golden_story(reference_dir):
 
 
 def test_bench_json_has_the_promised_keys(path):
-    done = wasmrt("bench", path, "--prompt-tokens", 16, "-n", 4, "--json")
+    done = wasmrt("bench", path, "--device", "reference", "--prompt-tokens", 16, "-n", 4, "--repeat", 2, "--warmup", "--json")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     found = json.loads(done.stdout)
     assert {
         "model",
@@ -154,10 +155,19 @@ def test_bench_json_has_the_promised_keys(path):
         "peak_rss_bytes",
         "plan",
     } <= set(found)
-    assert (found["prompt_tokens"], found["generated_tokens"]) == (16, 4)
+    assert (found["prompt_tokens"], found["generated_tokens"], len(found["samples"])) == (16, 4, 2)
     assert found["decode_tokens_per_second"] > 0
     assert found["peak_rss_bytes"] > 10_000_000
     assert found["bytes_per_pass"] == found["bytes_bound"] == 0  # everything is resident
+
+
+def test_bench_for_a_person(path):
+    done = wasmrt("bench", path, "--device", "reference", "-p", 8, "-n", 4)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in ("device       reference, 1 thread\n", "measured     8 prompt tokens, 4 new\n", "decode  ", "peak memory "):
+        assert line in done.stdout
+    refused = wasmrt("bench", path, "--repeat", 0)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 
 
 def test_inspect_and_doctor(path):
@@ -324,3 +334,13 @@ def test_ctrl_c_with_json_still_prints_what_there_is(tmp_path):
         found = json.loads(out)
         assert found["stats"]["finish"] == "interrupted"
         assert len(found["tokens"]) >= found["stats"]["generated_tokens"] - 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
+def test_ctrl_c_while_measuring_exits_130(tmp_path):
+    """The note about lengths that the context does not hold comes when the model is loaded and the measurement begins."""
+    path = endless_llama(tmp_path / "endless.gguf")
+    arguments = ["bench", path, "--device", "reference", "-p", 5000, "-n", 4000, "--repeat", 9, "--json"]
+    code, out, errors = interrupted(arguments, "stderr", b"new tokens, not 5000 and 4000\n")
+    assert (code, out) == (130, "")
+    assert errors.count("\n") == 1

@@ -50,7 +50,7 @@ def test_any_prompt_split_gives_the_same_ids_and_logits(model, cuts, ids):
             await engine.step([0])  # so that nothing of ids[1:] is in the cache
             for end in [*sorted(cuts), len(ids)]:
                 await engine.step(ids[:end])
-            return np.array(engine.device.logits(engine._bounds[-1]))[-1], engine.candidates(1, (), 1.0)[0]
+            return np.array(engine.device.logits(engine._bounds[-1]))[-1], engine.candidates(1, (), 1.0, 0.0).ids
 
     split, best = call(in_chunks())
     assert nmse(split, whole) < SPLIT_BOUND

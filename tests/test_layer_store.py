@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import re
+from array import array
 
 import numpy as np
 import pytest
@@ -219,7 +220,8 @@ def file_of(n_bytes=2400):
 def store_on(data, table=TABLE, spare=0):
     source = Counting(data)
     memory = HostMemory(sum(aligned(e.n_bytes) for e in table.ranges()) + spare)
-    return source, memory, LayerStore(source, table, memory)
+    tables = [array("Q", bytes(8 * len(segment.entries))) for segment in table.segments]
+    return source, memory, LayerStore(source, table, memory, tables)
 
 
 def assert_loaded(store, memory, data, table=TABLE):
@@ -309,14 +311,16 @@ def test_fetch_brings_what_is_asked_and_counts_what_it_read():
     ]  # fmt: skip
 
 
-def test_ready_gives_all_ops_of_a_segment():
+@pytest.mark.parametrize(("n", "last"), [(1, 2), (3, 2), (4, 3)])
+def test_ready_gives_a_whole_pass_at_once(n, last):
+    """Of a model that is resident; n segments, the last of which has so many ops."""
     _, _, store = store_on(file_of())
 
     async def main():
-        return [[ops async for ops in store.ready(i)] for i in range(4)]
+        return [part async for part in store.ready(n)]
 
-    assert asyncio.run(main()) == [[range(2)], [range(2)], [range(2)], [range(3)]]
-    assert store.metrics.hits == 4
+    assert asyncio.run(main()) == [(range(n), range(last))]
+    assert store.metrics.hits == n
 
 
 def test_metrics_as_dict_has_every_counter():
@@ -368,18 +372,18 @@ def test_experts_are_fetched_when_a_router_chooses_them(prompts):
     data, table = file_with(*segments)
     source = Counting(data)
     with Rig(REFERENCE, *segments, spare=2 * len(data)) as rig:
-        store = LayerStore(source, table, rig.memory)
-        bounds = [rig.device.bind(bound.program, store.tables[i], 1) for i, bound in enumerate(rig.bounds)]
+        bounds = [rig.device.bind(bound.program, 1) for bound in rig.bounds]
+        store = LayerStore(source, table, rig.memory, [bound.table for bound in bounds])
         experts = [w for w in bounds[1].program.weights if w.is_expert]
         ops = range(len(bounds[1].program.ops))
 
         async def step(ids):
             rig.device.begin(ids, 0, len(ids))
-            await rig.device.run(bounds[0], range(1))
-            stop = await rig.device.run(bounds[1], ops)
+            await rig.device.run(bounds[:1], range(1))
+            stop = await rig.device.run(bounds[1:], ops)
             while stop.missing:
                 await store.fetch(1, stop.missing)
-                stop = await rig.device.run(bounds[1], range(stop.next_op, ops.stop))
+                stop = await rig.device.run(bounds[1:], range(stop.next_op, ops.stop))
             assert stop.next_op == ops.stop
             return np.asarray(rig.device.logits(bounds[1]))
 

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from tests import raw_gguf as raw
 from tests.programs import (
+    CPU,
     KINDS,
+    PLAIN,
     REFERENCE,
     Rig,
     Tensor,
@@ -445,8 +447,8 @@ def run_through_missing(rig):
 
     async def step():
         for bound in rig.bounds:
-            stop = await rig.device.run(bound, range(len(bound.program.ops)))
-            await rig.device.run(bound, range(stop.next_op, len(bound.program.ops)))
+            stop = await rig.device.run([bound], range(len(bound.program.ops)))
+            await rig.device.run([bound], range(stop.next_op, len(bound.program.ops)))
 
     asyncio.run(step())
 
@@ -480,7 +482,7 @@ def test_a_layer_may_stop_and_resume_at_any_op(kind, page):
             rig.device.begin(ids, pos, len(ids))
             for bound in rig.bounds:
                 for ops in (range(k), range(k, n)) if bound is middle else (range(len(bound.program.ops)),):
-                    assert (await rig.device.run(bound, ops)).next_op == ops.stop
+                    assert (await rig.device.run([bound], ops)).next_op == ops.stop
             return rig.result()
 
         for k in range(n + 1):
@@ -548,16 +550,16 @@ def test_a_run_stops_for_missing_experts_and_resumes(kind, ids, absent):
 
         async def step():
             rig.device.begin(ids, 0, len(ids))
-            await rig.device.run(rig.bounds[0], range(1))
-            stop = await rig.device.run(bound, range(len(program.ops)))
+            await rig.device.run(rig.bounds[0:1], range(1))
+            stop = await rig.device.run([bound], range(len(program.ops)))
             assert sorted(stop.missing) == sorted(needed & set(home))
             if stop.missing:
                 assert program.ops[stop.next_op - 1].kernel == "route"
                 for entry in stop.missing:
                     table[entry] = home[entry]
-                stop = await rig.device.run(bound, range(stop.next_op, len(program.ops)))
+                stop = await rig.device.run([bound], range(stop.next_op, len(program.ops)))
             assert (stop.next_op, stop.missing) == (len(program.ops), ())
-            await rig.device.run(rig.bounds[2], range(len(rig.bounds[2].program.ops)))
+            await rig.device.run(rig.bounds[2:3], range(len(rig.bounds[2].program.ops)))
 
         asyncio.run(step())
         np.testing.assert_array_equal(rig.result(), want)
@@ -617,7 +619,7 @@ def long(kind):
 def assert_usable(rig):
     """The short program still gives what it should, and soon: nothing of the long one is in its way."""
     started = time.perf_counter()
-    asyncio.run(rig.device.run(rig.bounds[1], range(5)))
+    asyncio.run(rig.device.run(rig.bounds[1:2], range(5)))
     assert time.perf_counter() - started < 1
     np.testing.assert_array_equal(rig.result(), np.repeat(-normal(1, (1, WIDE)), 64, axis=0))
 
@@ -625,7 +627,7 @@ def assert_usable(rig):
 def test_the_event_loop_has_turns_while_a_device_runs(long):
     async def main():
         ticks = 0
-        run = asyncio.create_task(long.device.run(long.bounds[0], range(200)))
+        run = asyncio.create_task(long.device.run(long.bounds[0:1], range(200)))
         while not run.done():
             await asyncio.sleep(0.001)
             ticks += 1
@@ -641,7 +643,7 @@ def test_cancelling_stops_between_ops_and_leaves_the_device_usable(long, times):
     """Also when the task is cancelled again while the run is leaving: whoever holds the buffers may free them after that."""
 
     async def main():
-        run = asyncio.create_task(long.device.run(long.bounds[0], range(MANY)))
+        run = asyncio.create_task(long.device.run(long.bounds[0:1], range(MANY)))
         await asyncio.sleep(0.05)
         started = time.perf_counter()
         for _ in range(times):
@@ -659,7 +661,7 @@ def test_closing_ends_a_run_with_an_error(long):
     """close() is called by another task: the pass that it ends must not look like one that was finished."""
 
     async def main():
-        run = asyncio.create_task(long.device.run(long.bounds[0], range(MANY)))
+        run = asyncio.create_task(long.device.run(long.bounds[0:1], range(MANY)))
         await asyncio.sleep(0.05)
         started = time.perf_counter()
         long.device.close()
@@ -668,7 +670,7 @@ def test_closing_ends_a_run_with_an_error(long):
             await run
         assert time.perf_counter() - started < 1
         with pytest.raises(DeviceError, match="closed"):
-            await long.device.run(long.bounds[0], range(1))
+            await long.device.run(long.bounds[0:1], range(1))
 
     asyncio.run(main())
 
@@ -683,27 +685,61 @@ def rig_of_logits(kind, rows):
 
 
 def best(row, k, recent=(), penalty=1.0):
-    """The definition: penalise, then sort by logit, ties by the lower id."""
+    """The definition: penalise, then sort by logit, ties by the lower id. Ids and logits, and the logits of the others."""
     row = [float(v) for v in row]
     for i in set(recent):
-        row[i] = row[i] / penalty if row[i] > 0 else row[i] * penalty
-    ids = sorted(range(len(row)), key=lambda i: (-row[i], i))[: k or len(row)]
-    return ids, [row[i] for i in ids]
+        row[i] = float(np.float32(row[i] / penalty if row[i] > 0 else row[i] * penalty))
+    ids = sorted(range(len(row)), key=lambda i: (-row[i], i))
+    return ids[:k], [row[i] for i in ids[:k]], [row[i] for i in ids[k:]]
 
 
-# Logits are whole, so that many are equal, at the edge of the best k too.
+def log_sum(logits, temperature):
+    """log(sum(exp(logit / temperature))), -inf for none."""
+    if not logits:
+        return -math.inf
+    top = max(logits)
+    return top / temperature + math.log(math.fsum(math.exp((x - top) / temperature) for x in logits))
+
+
+# How far the weight of the others may be off. The reference device sums in float64 (worst seen: 1e-15); the kernels take exp of
+# float32 (worst seen: 2e-8), whose error decides one draw in 10**7.
+REST = {REFERENCE: 1e-9, CPU: 1e-7, PLAIN: 1e-7}
+
+
+# Logits are whole, so that many are equal, at the edge of the best k too. exp of a wide one overflows unless it is shifted.
 @given(
     row=st.lists(st.integers(-4, 4), min_size=1, max_size=60),
-    k=st.integers(0, 70),
+    scale=st.sampled_from([1, 1000]),
+    k=st.integers(1, 70),
     recent=st.lists(st.integers(0, 59), max_size=8),
     penalty=st.sampled_from([1.0, 1.25, 2.0]),
+    temperature=st.sampled_from([0.0, 0.05, 0.7, 1.0, 3.0, 1e30]),
 )
-def test_candidates(kind, row, k, recent, penalty):
-    recent = [i for i in recent if i < len(row)]
+def test_candidates(kind, row, scale, k, recent, penalty, temperature):
+    """Asked twice about one row, they are the same: a draw may need more of them."""
+    recent, row = [i for i in recent if i < len(row)], [scale * x for x in row]
     rows = np.array([[9.0] * len(row), row], np.float32)         # the last row counts
+    ids, logits, others = best(row, k, recent, penalty)
     with rig_of_logits(kind, rows) as rig:
         rig.run([0, 1])
-        assert rig.device.candidates(rig.bounds[0], k, recent, penalty) == best(row, k, recent, penalty)
+        got = rig.device.candidates(rig.bounds[0], k, recent, penalty, temperature)
+        assert (list(got.ids), list(got.logits)) == (ids, logits)
+        assert got.rest == pytest.approx(log_sum(others, 1.0), rel=REST[kind], abs=REST[kind])
+        if temperature:
+            assert got.rest_at == pytest.approx(log_sum(others, temperature), rel=REST[kind], abs=REST[kind])
+        assert rig.device.candidates(rig.bounds[0], k, recent, penalty, temperature) == got
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1.7e308])
+@pytest.mark.parametrize("row", [[3e38, 1e38, -3e38], [-3e38, -3e38, -3e38], [1.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
+def test_candidates_at_the_ends_of_the_range(kind, row, temperature):
+    """No warning, no NaN: what is at hand is right, and `rest` is a number."""
+    with rig_of_logits(kind, np.array([row], np.float32)) as rig:
+        rig.run([0])
+        got = rig.device.candidates(rig.bounds[0], 1, (), 1.0, temperature)
+        assert list(got.ids) == [0]
+        assert got.rest == pytest.approx(log_sum([float(np.float32(x)) for x in row[1:]], 1.0), rel=REST[kind])
+        assert not math.isnan(got.rest_at)
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
@@ -714,7 +750,7 @@ def test_logits_that_are_no_numbers_are_an_error(kind, wrong):
         with pytest.raises(DeviceError, match="NaN or infinity"):
             rig.run([1])
         with pytest.raises(DeviceError, match="NaN or infinity"):
-            rig.device.candidates(rig.bounds[0], 3, (), 1.0)
+            rig.device.candidates(rig.bounds[0], 3, (), 1.0, 1.0)
         np.testing.assert_array_equal(rig.run([0]), rows[:1])    # and the next pass is as good as ever
 
 

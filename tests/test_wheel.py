@@ -1,9 +1,10 @@
-"""The wheel: one pure-Python file for every platform, complete, and enough to generate from in a fresh environment."""
+"""The wheel: one file for every platform, complete, and enough to generate from in a fresh environment."""
 
 import email
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -13,28 +14,49 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+KERNELS = {f"wasmrt/device/wasm/{build}.wasm" for build in ("wasm64", "wasm32", "plain")}
+
+
+def build(*arguments):
+    """Run the build with what is installed here, so that it needs no network."""
+    command = [sys.executable, "-m", "build", "--no-isolation", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    build("--wheel", "--outdir", out, ROOT)
     (built,) = out.glob("*.whl")
     return built
 
 
 def test_the_wheel_is_pure_and_complete(wheel):
-    """Every module of the package and the demo model, nothing else; tagged for any platform."""
+    """Every module of the package, the kernels and the demo model, nothing else; tagged for any platform."""
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         info = {name.split("/")[1]: archive.read(name) for name in archive.namelist() if ".dist-info/" in name}
+        assert all(archive.read(name).startswith(b"\0asm") for name in KERNELS)
     tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wasmrt").rglob("*.py")}
-    assert names == tracked | {"wasmrt/data/demo.gguf", "wasmrt/py.typed"}
+    assert names == tracked | KERNELS | {"wasmrt/data/demo.gguf", "wasmrt/py.typed"}
     assert b"Root-Is-Purelib: true" in info["WHEEL"]
     assert b"Tag: py3-none-any" in info["WHEEL"]
     assert b"wasmrt = wasmrt.cli:main" in info["entry_points.txt"]
     assert "licenses" in info or "LICENSE" in info
+
+
+def test_the_source_archive_has_the_kernels_as_sources_and_makes_the_same_wheel(wheel, tmp_path):
+    build("--outdir", tmp_path, ROOT)  # the archive, and a wheel from it
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wasmrt" / "device" / "c").iterdir()}
+    assert sources | {"hatch_build.py", "tools/build_kernels.py", "pyproject.toml"} <= names
+    assert not any(name.endswith(".wasm") for name in names)
+    (built,) = tmp_path.glob("*.whl")
+    assert built.read_bytes() == wheel.read_bytes()
 
 
 def test_nothing_native_is_required_in_a_browser(wheel):

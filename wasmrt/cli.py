@@ -224,8 +224,8 @@ def bench(args: argparse.Namespace) -> int:
     from wasmrt.bench import measure, table
     from wasmrt.sync import call
 
-    with _opened(args) as model:
-        measured = call(measure(model.engine, args.prompt_tokens, args.n))
+    with _opened(args) as model, _bar("measuring", unit=" tok") as progress:
+        measured = call(measure(model.engine, args.prompt_tokens, args.n, args.repeat, args.warmup, progress))
     if args.json:
         _print_json(**measured)
     else:
@@ -251,22 +251,28 @@ def doctor(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _opened(args: argparse.Namespace) -> Iterator["SyncModel"]:
     """The model that the arguments name, with a progress bar while it loads."""
-    from tqdm import tqdm
-
     from wasmrt.sync import load
 
-    # The bar appears on a terminal, and only if loading takes a while.
-    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, desc="loading", delay=0.5, disable=None, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bar("loading", unit="B", unit_scale=True, unit_divisor=1024) as progress:
         model = load(
             args.model, device=args.device, memory=args.memory, context=args.context, threads=args.threads, progress=progress
         )
     with model:
         yield model
+
+
+@contextlib.contextmanager
+def _bar(what: str, **units: Any) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, shown only if it takes a while; gives what moves it: progress(done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, delay=0.5, disable=None, leave=False, **units) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 def _sampler(args: argparse.Namespace) -> dict[str, Any]:
@@ -393,8 +399,10 @@ def _parser() -> argparse.ArgumentParser:
 
     p = add(bench, "measure loading, prefill and decode")
     p.add_argument("model", metavar="MODEL", help="a GGUF file")
-    p.add_argument("--prompt-tokens", type=_whole(1), default=128, metavar="N", help="length of the prompt (default: 128)")
+    p.add_argument("-p", "--prompt-tokens", type=_whole(1), default=128, metavar="N", help="length of prompt (default: 128)")
     p.add_argument("-n", type=_whole(1), default=64, metavar="N", help="tokens to generate (default: 64)")
+    p.add_argument("--repeat", type=_whole(1), default=3, metavar="R", help="measure R times, report medians (default: 3)")
+    p.add_argument("--warmup", action="store_true", help="run once before, uncounted")
     _add_engine(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
 

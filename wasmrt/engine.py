@@ -10,7 +10,8 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from wasmrt.device.device import Bound, Device, arena_offsets
+from wasmrt.device.choice import choose
+from wasmrt.device.device import Bound, Candidates, Device
 from wasmrt.errors import ContextFull, DeviceError, UnsupportedError, WasmrtError
 from wasmrt.generate import GenerationStats, generate
 from wasmrt.gguf.reader import Header, HeaderParser
@@ -20,8 +21,8 @@ from wasmrt.model.kv_cache import KVCache
 from wasmrt.options import EngineOptions, Ref, parse_bytes
 from wasmrt.resources import demo_model
 from wasmrt.sampling import SamplerOptions
-from wasmrt.store.memory import HostMemory, Memory
-from wasmrt.store.plan import Plan, Sizes, make_plan
+from wasmrt.store.memory import Memory
+from wasmrt.store.plan import Plan, make_plan
 from wasmrt.store.source import Source, open_source
 from wasmrt.store.store import LayerStore, Progress
 from wasmrt.text import Generation, Pieces, PlainIds, check_stops
@@ -31,7 +32,6 @@ from wasmrt.tokenizer.chat import from_metadata as template_from_metadata
 
 log = logging.getLogger("wasmrt")
 
-DEVICES = ("auto", "reference")
 SPARE = 0.8  # of the memory that is free when a model is opened: what it may take unless told otherwise
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 HEADER_READ = 256 << 10  # bytes of the first read; a large vocabulary needs several MiB, read in doubling steps
@@ -50,18 +50,20 @@ async def open(
     threads: int | None = None,
     policy: str = "plan",
     prefetch: int | None = None,
+    kv_type: str | None = None,
     progress: Progress | None = None,
 ) -> "Model":
     """Open a model: read its header, check it, plan, and bring its weights into memory.
 
     ref: a path, or None for the bundled demo model. memory: a hard budget for weights, cache and activations, in bytes or as
     text ("1GiB"); None takes what the machine can spare. context: positions; None takes the model's own, at most 4096, lowered
-    to what the budget holds. progress is called with (bytes read, bytes in all).
+    to what the budget holds. threads: None is what suits the machine. kv_type: "f32" or "f16", which takes half the memory and
+    rounds keys and values. progress is called with (bytes read, bytes in all).
     Raises FormatError, UnsupportedError, SourceError, BudgetError or DeviceError; cancelling it leaves nothing behind.
     """
-    options = EngineOptions(device, parse_bytes(memory), parse_bytes(gpu_memory), context, threads, policy, prefetch)
+    options = EngineOptions(device, parse_bytes(memory), parse_bytes(gpu_memory), context, threads, policy, prefetch, kv_type)
     started = time.perf_counter()
-    name = _device_name(options)
+    choice = choose(options)
     source = await open_source(demo_model() if ref is None else ref)
     try:
         header = await read_header(source)
@@ -70,15 +72,15 @@ async def open(
             raise ContextFull(f"a context of {options.context} is too long: this model was made for {built.config.n_ctx_train}")
         budget = options.memory or _spare_memory()
         max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * built.config.n_vocab)))
-        plan = make_plan(built.table, _sizes(built, max_out), budget, options.context, built.config.n_ctx_train)
+        sizes = choice.sizes(built.programs, CHUNK, max_out)
+        plan = make_plan(built.table, sizes, budget, options.context, built.config.n_ctx_train)
         for note in plan.notes:
             log.warning(note)
-        store_memory = HostMemory(plan.total_bytes)
-        store = LayerStore(source, built.table, store_memory)
-        machine = _make_device(name, store_memory)
+        store_memory, machine = choice.make(plan.total_bytes)
         try:
-            machine.compile(list(dict.fromkeys(built.programs)), CHUNK, max_out)
-            bounds = [machine.bind(p, t, plan.context) for p, t in zip(built.programs, store.tables, strict=True)]
+            machine.compile(built.programs, CHUNK, max_out)
+            bounds = [machine.bind(program, plan.context) for program in built.programs]
+            store = LayerStore(source, built.table, store_memory, [bound.table for bound in bounds])
             await store.load(progress)
         except BaseException:
             machine.close()
@@ -118,6 +120,7 @@ class ModelStats:
     """What an open model has done so far."""
 
     device: str
+    threads: int
     load_seconds: float
     passes: int  # through the layers, each for one or more tokens
     store: Mapping[str, Any]
@@ -309,12 +312,8 @@ class Model:
             for pos, chunk in cache.chunks(tokens, chunk_size):
                 last = pos + len(chunk) == len(tokens)
                 self.device.begin(chunk, pos, n_out if last else 0)
-                for i, bound in enumerate(self._bounds if last else self._bounds[:-1]):
-                    async for ops in self._store.ready(i):
-                        stop = await self.device.run(bound, ops)
-                        while stop.missing:  # a router chose experts that are not in memory
-                            await self._store.fetch(i, stop.missing)
-                            stop = await self.device.run(bound, range(stop.next_op, ops.stop))
+                async for segments, ops in self._store.ready(len(self._bounds) - (not last)):
+                    await self._run(segments, ops)
                 cache.tokens.extend(chunk)
                 self._passes += 1
         except BaseException:
@@ -324,9 +323,18 @@ class Model:
             raise
         return kept
 
-    def candidates(self, k: int, recent: Sequence[int], penalty: float) -> tuple[list[int], list[float]]:
-        """The k tokens likeliest to follow the last step (k = 0: all), and their logits, best first; `recent` are penalised."""
-        return self.device.candidates(self._bounds[-1], k, recent, penalty)
+    async def _run(self, segments: range, ops: range) -> None:
+        """Run consecutive segments whose weights are there, from an op of the first to before one of the last."""
+        first = segments.start
+        stop = await self.device.run(self._bounds[first : segments.stop], ops)
+        while stop.missing:  # a router chose experts that are not in memory
+            first += stop.segment
+            await self._store.fetch(first, stop.missing)
+            stop = await self.device.run(self._bounds[first : segments.stop], range(stop.next_op, ops.stop))
+
+    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
+        """The k >= 1 tokens likeliest to follow the last step, and what the others weigh; `recent` are penalised."""
+        return self.device.candidates(self._bounds[-1], k, recent, penalty, temperature)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         """The ids as plain ints. Raises ValueError for none, or for what is no id; ContextFull for too many."""
@@ -346,7 +354,8 @@ class Model:
 
     @property
     def stats(self) -> ModelStats:
-        return ModelStats(self.device.name, self._load_seconds, self._passes, self._store.metrics.as_dict())
+        device = self.device
+        return ModelStats(device.name, device.n_threads, self._load_seconds, self._passes, self._store.metrics.as_dict())
 
     async def close(self) -> None:
         """Stop the device and give the memory back. Idempotent; a running pass is cancelled."""
@@ -365,25 +374,6 @@ class Model:
         await self.close()
 
 
-def _device_name(options: EngineOptions) -> str:
-    """What computes: "auto" is the best there is. Options that the device has no use for are named, not swallowed."""
-    if options.device not in DEVICES:
-        raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {', '.join(DEVICES)}")
-    unused = [name for name in ("gpu_memory", "threads", "prefetch") if getattr(options, name) is not None]
-    if unused:
-        log.warning("the reference device has no use for: %s", ", ".join(unused))
-    return "reference"
-
-
-def _make_device(name: str, memory: Memory) -> Device:
-    """The one place where a device is chosen; a device's libraries are imported only if it is."""
-    try:
-        from wasmrt.device.reference import ReferenceDevice
-    except ImportError as error:
-        raise DeviceError(f"the {name} device needs numpy, which is not here ({error}); install it") from error
-    return ReferenceDevice(memory)
-
-
 def _spare_memory() -> int:
     """The budget of who names none: a share of what is free, also of what a Linux container may still take."""
     import psutil
@@ -393,16 +383,6 @@ def _spare_memory() -> int:
         limit = int((CONTROL_GROUP / "memory.max").read_text())
         free = min(free, limit - int((CONTROL_GROUP / "memory.current").read_text()))
     return max(0, int(free * SPARE))
-
-
-def _sizes(built: Built, max_out: int) -> Sizes:
-    """What the device will ask of the memory beside the weights."""
-    programs = built.programs
-    return Sizes(
-        kv_frames=tuple(4 * width for p in programs for width in p.kv),
-        state_frames=tuple(4 * n for p in programs for n in p.state),
-        activation_frames=(max(arena_offsets(p, CHUNK, max_out)[-1] for p in programs),),
-    )
 
 
 __all__ = ["Model", "ModelStats", "open", "open_tokenizer", "read_header"]

@@ -1,14 +1,20 @@
 """The token loop: ids in, ids out. Text, files and devices are elsewhere."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from wasmrt.device.device import Candidates
 from wasmrt.sampling import SamplerOptions, make_rng, sample
 
 PENALTY_WINDOW = 64  # tokens that repeat_penalty looks back on
+
+# A token is drawn from this many candidates; where they do not decide it, from eight times as many, and so on.
+FEW = 64
+GROWTH = 8
 
 
 @dataclass(slots=True)
@@ -43,7 +49,7 @@ class GenerationStats:
 class Stepper(Protocol):
     """What the loop needs of an engine."""
 
-    turn: asyncio.Lock  # held from a step until its candidates are read
+    turn: asyncio.Lock  # held from a step until its token is chosen
 
     @property
     def context(self) -> int: ...
@@ -51,8 +57,8 @@ class Stepper(Protocol):
     async def step(self, tokens: Sequence[int]) -> int:
         """Bring the cache up to `tokens`; returns how many were cached before."""
 
-    def candidates(self, k: int, recent: Sequence[int], penalty: float) -> tuple[list[int], list[float]]:
-        """Ids and logits of the k tokens likeliest to follow."""
+    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
+        """The k tokens likeliest to follow, and what the others weigh."""
 
 
 async def generate(
@@ -81,9 +87,7 @@ async def generate(
         async with engine.turn:
             started = time.perf_counter()
             cached = await engine.step(tokens)
-            k = 1 if options.temperature == 0 else options.top_k
-            ids, logits = engine.candidates(k, tokens[-PENALTY_WINDOW:], options.repeat_penalty)
-        token = sample(ids, logits, options, rng)
+            token = choose(engine, tokens[-PENALTY_WINDOW:], options, rng)
         seconds = time.perf_counter() - started
         if first:
             first, stats.cached_tokens, stats.first_token_seconds = False, cached, seconds
@@ -96,6 +100,19 @@ async def generate(
         stats.generated_tokens += 1
         tokens.append(token)
         yield token
+
+
+def choose(engine: Stepper, recent: Sequence[int], options: SamplerOptions, rng: random.Random) -> int:
+    """The next token, after a step. Takes one random number, or none at temperature 0."""
+    greedy = options.temperature == 0
+    u = 0.0 if greedy else rng.random()
+    k = 1 if greedy else min(FEW, options.top_k or FEW)
+    while True:
+        candidates = engine.candidates(k, recent, options.repeat_penalty, options.temperature)
+        token = sample(candidates, options, u)
+        if token is not None:
+            return token
+        k = min(GROWTH * k, options.top_k or GROWTH * k)
 
 
 def _rate(n: int, seconds: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 Ref = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 POLICIES = ("plan",)
+KV_TYPES = ("f32", "f16")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _BYTES = re.compile(r"([0-9]{1,18})(\.[0-9]{1,9})?\s*([kmgt]?i?)b?", re.IGNORECASE)
 
@@ -35,12 +36,15 @@ class EngineOptions:
     threads: int | None = None
     policy: str = "plan"
     prefetch: int | None = None
+    kv_type: str | None = None  # of the key/value cache: "f32", the default, or "f16", half as large
 
     def __post_init__(self) -> None:
         for name in ("context", "threads"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+        if self.kv_type not in (None, *KV_TYPES):
+            raise ValueError(f"kv_type {self.kv_type!r} is unknown; there is: {', '.join(KV_TYPES)}")
         if self.policy not in POLICIES:
             raise ValueError(f"policy {self.policy!r} is unknown; there is: {', '.join(POLICIES)}")
         if self.prefetch is not None and (not isinstance(self.prefetch, int) or self.prefetch < 0):

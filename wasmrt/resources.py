@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from wasmrt.errors import SourceError
+from wasmrt.errors import DeviceError, SourceError
 
-DATA = Path(__file__).resolve().parent / "data"
+PACKAGE = Path(__file__).resolve().parent
+DATA = PACKAGE / "data"
 
 
 def demo_model() -> Path:
@@ -12,4 +13,14 @@ def demo_model() -> Path:
     path = DATA / "demo.gguf"
     if not path.is_file():
         raise SourceError(f"the demo model is not in this installation ({path}); name a GGUF file instead")
+    return path
+
+
+def kernels(build: str) -> Path:
+    """The WebAssembly module of `build`: wasm64, wasm32 or plain. Raises DeviceError where it was never compiled."""
+    path = PACKAGE / "device" / "wasm" / f"{build}.wasm"
+    if not path.is_file():
+        raise DeviceError(
+            f"the {build} kernels are not in this installation ({path}); build them with: python tools/build_kernels.py"
+        )
     return path

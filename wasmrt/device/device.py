@@ -1,7 +1,8 @@
 """The interface of a device: compile programs, bind a segment's weights and cache, run ops, read the result."""
 
+import asyncio
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
@@ -20,8 +21,12 @@ class Control(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Where a run left off. `missing` names table entries (chosen experts) to bring into memory before it resumes."""
+    """Where a run left off: before op `next_op` of the segment bounds[segment].
 
+    `missing` names entries of that segment's table (chosen experts) to bring into memory before it resumes.
+    """
+
+    segment: int
     next_op: int
     missing: tuple[int, ...] = ()
 
@@ -31,10 +36,24 @@ class Bound:
     """A segment on a device: its program, its address table, where its slots lie, its own cache and state buffers."""
 
     program: Program
-    table: "array[int]"
+    table: "array[int] | memoryview[int]"  # 64-bit addresses, for the store to fill; 0: not in memory
     slots: tuple[int, ...]
     kv: tuple[Any, ...]
     state: tuple[Any, ...]
+    address: int = 0  # where a device that has the segment in its own memory keeps it
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The tokens likeliest to follow, and what all others weigh together.
+
+    The sums are logarithms so that no logit is too large for them; each is -inf if there are no others.
+    """
+
+    ids: Sequence[int]  # best first, ties by the lower id
+    logits: Sequence[float]  # float32 numbers, after the penalty
+    rest: float  # log of the sum of exp(logit) over the others
+    rest_at: float  # log of the sum of exp(logit / temperature) over the others; of no meaning at temperature 0
 
 
 class Device(Protocol):
@@ -42,11 +61,18 @@ class Device(Protocol):
 
     name: str
 
-    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
-        """Make room for the activations of passes of at most max_tokens tokens, of which max_out want logits."""
+    @property
+    def n_threads(self) -> int:
+        """How many threads compute."""
 
-    def bind(self, program: Program, table: "array[int]", context: int) -> Bound:
-        """A segment ready to run: cache buffers for `context` positions, recurrent state zeroed."""
+    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
+        """Make room for passes of at most max_tokens tokens, of which max_out want logits.
+
+        programs: of all segments, in the order of the pass; equal ones are compiled once.
+        """
+
+    def bind(self, program: Program, context: int) -> Bound:
+        """A segment ready to run: an empty address table, cache buffers for `context` positions, recurrent state zeroed."""
 
     def begin(self, ids: Sequence[int], pos: int, n_out: int) -> None:
         """What the next pass is about: token ids, the position of the first, and how many rows of logits are wanted.
@@ -54,8 +80,11 @@ class Device(Protocol):
         ValueError for more tokens or rows than the device was compiled for.
         """
 
-    async def run(self, bound: Bound, ops: range) -> Stop:
-        """Run these ops of a segment. Cancelling the awaiting task sets the control word and waits until the run has left."""
+    async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:
+        """Run consecutive segments, from op ops.start of the first to before op ops.stop of the last.
+
+        Cancelling the awaiting task sets the control word and waits until the run has left.
+        """
 
     def clear_state(self, bound: Bound) -> None:
         """Zero a segment's recurrent state: the next pass starts at position 0."""
@@ -63,11 +92,29 @@ class Device(Protocol):
     def logits(self, head: Bound) -> "memoryview[float]":
         """A copy of the logits of the last pass: format "f", shape (n_out, n_vocab). DeviceError if one is not a number."""
 
-    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float) -> tuple[list[int], list[float]]:
-        """The k likeliest tokens after the last row (k = 0: all), best first, ties by id; `recent` ids are penalised first."""
+    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
+        """The k >= 1 likeliest tokens after the last row, all if there are fewer; `recent` ids are penalised first.
+
+        May be asked again about the same row. DeviceError if a logit is not a number.
+        """
 
     def close(self) -> None:
         """Stop threads and drop buffers. Idempotent."""
+
+
+async def finish(running: "asyncio.Future[Any]", cancel: Callable[[], None]) -> bool:
+    """Wait until a run has left, and tell whether the task was cancelled meanwhile; then `cancel` has been called.
+
+    A run's buffers may be freed after us, so it leaves first, however often we are cancelled.
+    """
+    cancelled = False
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            cancelled = True
+            cancel()
+    return cancelled
 
 
 def arena_offsets(program: Program, max_tokens: int, max_out: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wasmrt.device.device import Bound, Control, Stop, arena_offsets
+from wasmrt.device.device import Bound, Candidates, Control, Stop, arena_offsets, finish
 from wasmrt.errors import BudgetError, DeviceError, UnsupportedError
 from wasmrt.gguf.quants import DEQUANTIZE, dequantize
 from wasmrt.gguf.types import TYPES
@@ -32,7 +32,7 @@ AT_ONCE = 1 << 20
 class Packed:
     """A weight in memory: GGUF blocks, found through the address table. Rows become float32 when an op asks for them."""
 
-    def __init__(self, weight: Weight, table: "array[int]", memory: Memory) -> None:
+    def __init__(self, weight: Weight, table: "array[int] | memoryview[int]", memory: Memory) -> None:
         self._weight, self._table, self._memory = weight, table, memory
         self.n = weight.shape[0]
         self.n_rows = weight.shape[1] if len(weight.shape) > 1 else 1
@@ -256,6 +256,7 @@ class ReferenceDevice:
     """Runs programs op by op through numpy, in a thread of its own."""
 
     name = "reference"
+    n_threads = 1  # numpy's own are not counted
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -270,7 +271,8 @@ class ReferenceDevice:
         self._max_tokens, self._max_out = max_tokens, max_out
         self._arena = self._memory.allocate(max(arena_offsets(program, max_tokens, max_out)[-1] for program in programs))
 
-    def bind(self, program: Program, table: "array[int]", context: int) -> Bound:
+    def bind(self, program: Program, context: int) -> Bound:
+        table = array("Q", bytes(8 * program.n_entries))
         kv = tuple(self._array(self._memory.allocate(4 * context * width), (context, width)) for width in program.kv)
         state = tuple(self._array(self._memory.allocate(4 * n), (n,)) for n in program.state)
         slots = tuple(self._arena + offset for offset in arena_offsets(program, self._max_tokens, self._max_out))
@@ -282,18 +284,13 @@ class ReferenceDevice:
         self._ids = np.asarray(ids, np.int32)
         self._pos, self._n_out = pos, n_out
 
-    async def run(self, bound: Bound, ops: range) -> Stop:
+    async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:
         self._check_open()
         try:
-            running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, bound, ops)
+            running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, bounds, ops)
         except RuntimeError as error:
             raise DeviceError(f"the system gives no thread to compute in ({error}); close other programs or models") from error
-        cancelled = False
-        while not running.done():  # buffers may be freed after us, so the thread leaves first, however often we are cancelled
-            try:
-                await asyncio.wait([running])
-            except asyncio.CancelledError:
-                self._control, cancelled = max(self._control, Control.CANCEL), True
+        cancelled = await finish(running, self._cancel)
         failed = running.exception()  # looked at in any case: asyncio complains about one that nobody saw
         self._check_open()
         if cancelled:
@@ -303,11 +300,23 @@ class ReferenceDevice:
             raise BudgetError(f"the system has no memory left for what a pass computes with ({failed}); close other programs")
         return running.result()
 
-    def _run(self, bound: Bound, ops: range) -> Stop:
+    def _cancel(self) -> None:
+        self._control = max(self._control, Control.CANCEL)
+
+    def _run(self, bounds: Sequence[Bound], ops: range) -> Stop:
+        last = len(bounds) - 1
+        for i, bound in enumerate(bounds):
+            some = range(0 if i else ops.start, ops.stop if i == last else len(bound.program.ops))
+            next_op, missing = self._run_segment(bound, some)
+            if next_op != some.stop or missing:
+                return Stop(i, next_op, missing)
+        return Stop(last, ops.stop)
+
+    def _run_segment(self, bound: Bound, ops: range) -> tuple[int, tuple[int, ...]]:
         """The token loop's inner part: resolve an op's operands, call its function, write what it gives."""
         for i in ops:
             if self._control is not Control.RUN:
-                return Stop(i)
+                return i, ()
             op = bound.program.ops[i]
             outs = [self._resolve(o, bound, op) for o in op.out]
             mutated = [out for o, out in zip(op.out, outs, strict=True) if o.space is not Space.ACTIVATION]
@@ -319,8 +328,8 @@ class ReferenceDevice:
             for out, result in zip(written, results, strict=False):
                 out[...] = result
             if op.kernel == "route" and (missing := _missing_experts(bound, results[0])):
-                return Stop(i + 1, missing)
-        return Stop(ops.stop)
+                return i + 1, missing
+        return ops.stop, ()
 
     def _resolve(self, operand: Operand | None, bound: Bound, op: Op) -> Any:
         """The value of an operand: an array over its memory, a number, or a packed weight."""
@@ -354,15 +363,18 @@ class ReferenceDevice:
     def logits(self, head: Bound) -> "memoryview[float]":
         return memoryview(self._logits(head).tobytes()).cast("f", (self._n_out, head.program.result.width))
 
-    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float) -> tuple[list[int], list[float]]:
+    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
         row = self._logits(head)[-1].astype(np.float64)
         for token in set(recent) if penalty != 1.0 else ():
-            row[token] = row[token] / penalty if row[token] > 0 else row[token] * penalty
-        n = len(row) if k == 0 else min(k, len(row))
+            row[token] = np.float32(row[token] / penalty if row[token] > 0 else row[token] * penalty)
+        n = min(k, len(row))
         least = np.partition(row, len(row) - n)[len(row) - n]
         ids = np.flatnonzero(row >= least)
         ids = ids[np.lexsort((ids, -row[ids]))][:n]
-        return ids.tolist(), row[ids].tolist()
+        others = np.delete(row, ids)
+        rest = _log_sum_exp(others, 1.0)
+        rest_at = rest if temperature in (0, 1) else _log_sum_exp(others, temperature)
+        return Candidates(ids.tolist(), row[ids].tolist(), rest, rest_at)
 
     def _logits(self, head: Bound) -> F32:
         result = head.program.result
@@ -378,6 +390,15 @@ class ReferenceDevice:
     def close(self) -> None:
         self._control = Control.ABORT
         self._executor.shutdown(wait=False)  # who awaits a run waits for the thread; the event loop does not
+
+
+def _log_sum_exp(logits: npt.NDArray[np.float64], temperature: float) -> float:
+    """log(sum(exp(logits / temperature))), in relation to the largest so that exp does not overflow; -inf for none."""
+    if not len(logits):
+        return -math.inf
+    largest = logits.max()
+    with np.errstate(over="ignore"):  # divided by a tiny temperature, what is not the largest is -inf and weighs nothing
+        return float(largest / temperature + np.log(np.exp((logits - largest) / temperature).sum()))
 
 
 def _missing_experts(bound: Bound, experts: I32) -> tuple[int, ...]:

@@ -45,9 +45,11 @@ class Sizes:
     kv_frames: tuple[int, ...]  # bytes a position of every key and value buffer
     state_frames: tuple[int, ...]
     activation_frames: tuple[int, ...]
+    context_step: int = 1  # positions that a cache comes in
 
     def kv_bytes(self, context: int) -> int:
-        return sum(aligned(frame * context) for frame in self.kv_frames)
+        positions = -(-context // self.context_step) * self.context_step
+        return sum(aligned(frame * positions) for frame in self.kv_frames)
 
 
 def make_plan(table: LayerTable, sizes: Sizes, budget: int, context: int | None, n_ctx_train: int) -> Plan:

@@ -1,23 +1,25 @@
-"""LayerStore: brings a model's byte ranges into memory and keeps each segment's address table."""
+"""LayerStore: brings a model's byte ranges into memory and fills each segment's address table."""
 
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from wasmrt.store.layers import LayerTable
 from wasmrt.store.memory import Memory
 from wasmrt.store.metrics import StoreMetrics
 from wasmrt.store.source import Source
 
+Addresses: TypeAlias = "array[int] | memoryview[int]"  # 64-bit
 Progress = Callable[[int, int], None]  # bytes read so far, bytes in all
 
 
 class LayerStore:
-    """Weights of one model. `tables[i]` is segment i's address table; 0 marks an entry that is not in memory."""
+    """Weights of one model. `tables[i]` is segment i's address table, a device's; 0 marks an entry that is not in memory."""
 
-    def __init__(self, source: Source, table: LayerTable, memory: Memory) -> None:
+    def __init__(self, source: Source, table: LayerTable, memory: Memory, tables: Sequence[Addresses]) -> None:
         self.metrics = StoreMetrics()
-        self.tables = [array("Q", bytes(8 * len(segment.entries))) for segment in table.segments]
+        self.tables = tables
         self._source = source
         self._table = table
         self._memory = memory
@@ -50,7 +52,10 @@ class LayerStore:
             self.tables[index][i] = address
         return n_bytes
 
-    async def ready(self, index: int) -> AsyncIterator[range]:
-        """The ops of a segment that may run now, range by range: all at once, since everything is resident."""
-        self.metrics.hits += 1
-        yield range(len(self._table.segments[index].uses))
+    async def ready(self, n_segments: int) -> AsyncIterator[tuple[range, range]]:
+        """The pass through the first n_segments, in parts that may run now: (consecutive segments, ops).
+
+        ops: from an op of the first of these segments to before one of the last. All at once, since everything is resident.
+        """
+        self.metrics.hits += n_segments
+        yield range(n_segments), range(len(self._table.segments[n_segments - 1].uses))

@@ -1,0 +1,115 @@
+"""Programs in the form that the C kernels read: the Python side of the structs in device/c/kernels.h."""
+
+import struct
+from array import array
+from collections.abc import Iterator
+
+from wasmrt.errors import UnsupportedError
+from wasmrt.gguf.types import BY_NAME
+from wasmrt.program.ops import KERNELS, Op, Operand, Param, Program, Space, Weight
+
+VERSION = 1
+HEADER = struct.Struct("<8I")
+OPERAND = struct.Struct("<BBBxII")
+OP = struct.Struct("<II72s9d")
+WEIGHT = struct.Struct("<8I")
+ABSENT = OPERAND.pack(4, 0, 0, 0, 0)
+MAX_OUT, MAX_IN, MAX_PARAMS = 2, 4, 9
+
+KERNEL_IDS = {name: i for i, name in enumerate(KERNELS)}
+STYLES = {"pairs": 0.0, "halves": 1.0}
+
+FORMATS = {BY_NAME[name].id for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")} | {
+    BY_NAME[name].id for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+}
+
+QUANTIZED = 1  # Op.flags
+
+# Bytes of 256 elements of x, quantized for a kind of weight format: of one row, and of a tile of eight. Source: quantize.h.
+OF_256, OF_32, OF_32_WIDE = (320, 2496), (8 * 48, 8 * 320), (8 * 80, 8 * 544)
+TILE_TOKENS = 8
+
+
+def serialize(program: Program) -> bytes:
+    """A program as bytes: header, ops, weights, constants. Raises UnsupportedError for a format without kernels."""
+    for weight in program.weights:
+        if weight.type.id not in FORMATS:
+            names = ", ".join(name for name, quant in BY_NAME.items() if quant.id in FORMATS)
+            raise UnsupportedError(
+                f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet; supported: {names}"
+            )
+    constants = array("d")
+    weights_at = HEADER.size + OP.size * len(program.ops)
+    constants_at = weights_at + WEIGHT.size * len(program.weights)
+    constants_at += -constants_at % 8
+    ops = b"".join(_op(op, flags, constants, constants_at) for op, flags in zip(program.ops, _flags(program), strict=True))
+    weights = b"".join(map(_weight, program.weights))
+    header = HEADER.pack(VERSION, len(program.ops), len(program.weights), constants_at, HEADER.size, weights_at, 0, 0)
+    return (header + ops + weights).ljust(constants_at, b"\0") + constants.tobytes()
+
+
+def quantized_bytes(weight: Weight, n_rows: int) -> int:
+    """Bytes of n_rows rows of x, quantized as a matmul with this weight wants them; 0 for weights that take f32."""
+    row, tile = _kind_of(weight) or (0, 0)
+    return max(n_rows * row, -(-n_rows // TILE_TOKENS) * tile) * weight.shape[0] // 256
+
+
+def _kind_of(weight: Weight) -> tuple[int, int] | None:
+    if weight.type.name in ("F32", "F16", "BF16"):
+        return None
+    return OF_256 if weight.type.block == 256 else OF_32_WIDE if weight.type.name == "Q8_0" else OF_32
+
+
+def _flags(program: Program) -> Iterator[int]:
+    """For each op, QUANTIZED where the last matmul has already quantized the same x in the same way."""
+    ready: object = None  # what the buffer holds: kernel, kind and operand
+    for op in program.ops:
+        flags = 0
+        if op.kernel in ("matmul", "expert_matmul") and op.ins[0] is not None:
+            kind = _kind_of(program.weights[op.ins[0].index])
+            if kind is not None:
+                wanted = (op.kernel, kind, op.ins[1])
+                flags = QUANTIZED if ready == wanted else 0
+                ready = wanted
+        written = {o.index for o in op.out if o.space is Space.ACTIVATION}
+        if isinstance(ready, tuple) and ready[2].index in written:
+            ready = None
+        yield flags
+
+
+def _op(op: Op, flags: int, constants: "array[float]", constants_at: int) -> bytes:
+    params: list[Param] = list(op.params)
+    if op.kernel == "rope":
+        at = constants_at + 8 * len(constants)
+        named = dict(zip(KERNELS["rope"].params, op.params, strict=True))
+        style = STYLES[str(named.pop("style"))]
+        rope = {name: float(value) for name, value in named.items()}
+        constants.extend(rope_angles(**rope))
+        params = [rope["head_dim"], rope["n_dims"], style, rope["magnitude"], at]
+    numbers = [float(p) for p in params]
+    outs = [_operand(o) for o in op.out] + [ABSENT] * (MAX_OUT - len(op.out))
+    ins = [_operand(o) for o in op.ins] + [ABSENT] * (MAX_IN - len(op.ins))
+    return OP.pack(KERNEL_IDS[op.kernel], flags, b"".join(outs + ins), *numbers, *[0.0] * (MAX_PARAMS - len(numbers)))
+
+
+def _operand(o: Operand | None) -> bytes:
+    return ABSENT if o is None else OPERAND.pack(o.space, o.rows == "out", o.dtype == "i32", o.index, o.width)
+
+
+def _weight(w: Weight) -> bytes:
+    n = w.shape[0]
+    n_rows = w.shape[1] if len(w.shape) > 1 else 1
+    n_experts = w.shape[2] if w.is_expert else 0
+    return WEIGHT.pack(w.type.id, w.first, w.n_entries, w.rows_per_entry, n, n_rows, n_experts, w.type.row_bytes(n))
+
+
+def rope_angles(
+    n_dims: float, base: float, scale: float, extrapolation: float, ramp_low: float, ramp_high: float, **_: float
+) -> list[float]:
+    """The angle of each pair at position 1, before rope factors: device/reference.py rope."""
+    angles = []
+    for pair in range(int(n_dims) // 2):
+        steep = (pair - ramp_low) / max(0.001, ramp_high - ramp_low)
+        ramp = extrapolation * (1 - min(max(steep, 0.0), 1.0))
+        angles.append(base ** (-2.0 * pair / n_dims) * (scale * (1 - ramp) + ramp))
+    return angles

@@ -1,0 +1,202 @@
+// matmul: y[t, r] = x[t, :] . w[r, :], expert_matmul: the same with the matrix of each of a token's experts.
+//   w: packed (m, n), x: f32 (T, n), y: f32 (T, m). Rows of w are split over threads, taken in small pieces.
+//   Quantized formats: x is quantized to 8 bits a block (quantize.h), products and sums of a block are exact integers, blocks are
+//   added in f32 in order; by rows (rows.h) for few tokens, by tiles (tiles.h) for many: bit for bit the same.
+//   F32, F16, BF16: f32 products, summed in sixteen lanes, always the same way.
+#include "tiles.h"
+
+// Few tokens: rows [begin, end) of one entry, four at a time; a last incomplete four repeats its last row.
+INLINE void rows_of(int type, const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n_rows) {
+    for (uint32_t r = 0; r < n_rows; r += 4) {
+        const uint8_t* rows[4];
+        uint32_t n = n_rows - r < 4 ? n_rows - r : 4;
+        for (uint32_t i = 0; i < 4; i++) rows[i] = p + (size_t)(r + (i < n ? i : n - 1)) * row_bytes;
+        v128 out;
+        if (type == Q8_0) out = rows_q8_0(rows, x, n_blocks);
+        else if (type < Q2_K) out = rows_32(type, rows, x, n_blocks);
+        else out = k_rows(type, rows, x, n_blocks);
+        if (n == 4) {
+            store(y + r, out);
+        } else {
+            float four[4];
+            store(four, out);
+            for (uint32_t i = 0; i < n; i++) y[r + i] = four[i];
+        }
+    }
+}
+
+// One function a format: kernels this size are compiled one by one.
+#define ROWS(T) \
+    static void rows_##T(const uint8_t* p, uint32_t bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n) { rows_of(T, p, bytes, n_blocks, x, y, n); }
+ROWS(Q4_0) ROWS(Q4_1) ROWS(Q5_0) ROWS(Q5_1) ROWS(Q8_0) ROWS(Q2_K) ROWS(Q3_K) ROWS(Q4_K) ROWS(Q5_K) ROWS(Q6_K)
+
+static size_t x_row_bytes(uint32_t type, uint32_t n) {
+    switch (quantized_kind(type)) {
+        case OF_256: return n / 256 * sizeof(Block256);
+        case OF_32: return n / 32 * sizeof(Block32);
+        default: return n / 32 * sizeof(Block32Wide);
+    }
+}
+
+static float dot_f32(const float* w, const float* x, uint32_t n) {
+    v128 a = zero(), b = zero(), c = zero(), d = zero();
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        a = wasm_f32x4_add(a, wasm_f32x4_mul(load(w + i), load(x + i)));
+        b = wasm_f32x4_add(b, wasm_f32x4_mul(load(w + i + 4), load(x + i + 4)));
+        c = wasm_f32x4_add(c, wasm_f32x4_mul(load(w + i + 8), load(x + i + 8)));
+        d = wasm_f32x4_add(d, wasm_f32x4_mul(load(w + i + 12), load(x + i + 12)));
+    }
+    float sum = sum_f32(wasm_f32x4_add(wasm_f32x4_add(a, b), wasm_f32x4_add(c, d)));
+    for (; i < n; i++) sum += w[i] * x[i];
+    return sum;
+}
+
+// Rows of one entry times one token; x: f32 or quantized.
+static void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const void* x, float* y, uint32_t n_rows) {
+    uint32_t blocks = w->n / (w->type >= Q2_K && w->type <= Q6_K ? 256 : 32);
+    switch (w->type) {
+        case Q4_0: rows_Q4_0(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q4_1: rows_Q4_1(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q5_0: rows_Q5_0(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q5_1: rows_Q5_1(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q8_0: rows_Q8_0(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q2_K: rows_Q2_K(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q3_K: rows_Q3_K(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q4_K: rows_Q4_K(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q5_K: rows_Q5_K(p, w->row_bytes, blocks, x, y, n_rows); break;
+        case Q6_K: rows_Q6_K(p, w->row_bytes, blocks, x, y, n_rows); break;
+        default:
+            for (uint32_t r = 0; r < n_rows; r++, p += w->row_bytes) {
+                const float* row = (const float*)p;
+                if (w->type != F32) {
+                    float* unpacked = (float*)(scratch(c) + c->team->row_at);
+                    dequantize(w->type, p, unpacked, w->n);
+                    row = unpacked;
+                }
+                y[r] = dot_f32(row, x, w->n);
+            }
+    }
+}
+
+// Many tokens: at most GROUP_ROWS rows times all tiles of x. acc: f32 (GROUP_ROWS, 8 * n_tiles), zeroed here.
+#define TILES(NAME, UNPACKED, TILED, UNPACK, MULTIPLY, BYTES)                                                                    \
+    static void tiles_##NAME(const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) { \
+        UNPACKED u[GROUP_ROWS];                                                                                                  \
+        const TILED* tiles = x;                                                                                                  \
+        size_t stride = (size_t)n_tiles * TILE_TOKENS;                                                                           \
+        __builtin_memset(acc, 0, GROUP_ROWS * stride * sizeof(float));                                                           \
+        for (uint32_t b = 0; b < n_blocks; b++) {                                                                                \
+            for (uint32_t r = 0; r < GROUP_ROWS; r++) UNPACK(p + (size_t)(r < n_rows ? r : n_rows - 1) * row_bytes + (size_t)b * (BYTES), &u[r]); \
+            for (uint32_t t = 0; t < n_tiles; t++)                                                                               \
+                for (uint32_t r = 0; r < n_rows; r += 2)                                                                         \
+                    MULTIPLY(&u[r], &tiles[(size_t)t * n_blocks + b], acc + r * stride + t * TILE_TOKENS, stride);               \
+        }                                                                                                                        \
+    }
+#define K_TILES(T)                                                                                                        \
+    INLINE void unpack_##T(const uint8_t* p, Unpacked256* u) { unpack_k(T, p, u); }                                       \
+    INLINE void multiply_##T(const Unpacked256* u, const Tile256* x, float* out, size_t stride) { k_tile(T, u, x, out, stride); } \
+    TILES(T, Unpacked256, Tile256, unpack_##T, multiply_##T, k_bytes(T))
+#define TILES_32(T)                                                                                                       \
+    INLINE void unpack_##T(const uint8_t* p, Unpacked32* u) { unpack_32_row(T, p, u); }                                   \
+    INLINE void multiply_##T(const Unpacked32* u, const Tile32* x, float* out, size_t stride) { tile_32(T, u, x, out, stride); } \
+    TILES(T, Unpacked32, Tile32, unpack_##T, multiply_##T, bytes_32(T))
+K_TILES(Q2_K) K_TILES(Q3_K) K_TILES(Q4_K) K_TILES(Q5_K) K_TILES(Q6_K)
+TILES_32(Q4_0) TILES_32(Q4_1) TILES_32(Q5_0) TILES_32(Q5_1)
+TILES(Q8_0, Unpacked32Wide, Tile32Wide, unpack_q8_0_row, tile_q8_0, Q8_0_BYTES)
+
+static void many_tokens(const Weight* w, const uint8_t* p, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) {
+    uint32_t blocks = w->n / (quantized_kind(w->type) == OF_256 ? 256 : 32);
+    switch (w->type) {
+        case Q4_0: tiles_Q4_0(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        case Q4_1: tiles_Q4_1(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        case Q5_0: tiles_Q5_0(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        case Q5_1: tiles_Q5_1(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        case Q8_0: tiles_Q8_0(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        case Q2_K: tiles_Q2_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        case Q3_K: tiles_Q3_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        case Q4_K: tiles_Q4_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        case Q5_K: tiles_Q5_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
+        default: tiles_Q6_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows);
+    }
+}
+
+// Rows that a thread takes at once: some 32 KiB of weights, so that the end comes for all threads at about the same time.
+static uint32_t grain_of(const Weight* w) {
+    uint32_t grain = (32768 / w->row_bytes) & ~3u;
+    return grain < 4 ? 4 : grain;
+}
+
+// n values, `stride` apart.
+static void column(float* restrict to, size_t stride, const float* restrict from, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++, to += stride) *to = from[i];
+}
+
+void matmul(const Call* c) {
+    const Operand *in = &c->op->in[1], *out = &c->op->out[0];
+    const Weight* w = weight(c, &c->op->in[0]);
+    const float* x = values(c, in);
+    float* y = values(c, out);
+    uint32_t n_tokens = n_rows(c, in), kind = quantized_kind(w->type), begin, end, n_left;
+    int tiled = kind && is_tiled(n_tokens);
+    if (kind && !(c->op->flags & QUANTIZED)) {
+        quantize(c, kind, x, n_tokens, w->n, tiled);
+        if (meet(c)) return;
+    }
+    const uint8_t* quantized = at(c->team->quantized);
+    if (!tiled) {
+        size_t x_bytes = kind ? x_row_bytes(w->type, w->n) : 4 * (size_t)w->n;
+        const uint8_t* x_rows = kind ? quantized : (const uint8_t*)x;
+        while (take(c, w->n_rows, grain_of(w), &begin, &end))
+            for (uint32_t r = begin, n; r < end; r += n) {
+                const uint8_t* p = packed(c, w, 0, r, &n_left);
+                n = end - r < n_left ? end - r : n_left;
+                for (uint32_t t = 0; t < n_tokens; t++)
+                    few_tokens(c, w, p, x_rows + t * x_bytes, y + (size_t)t * w->n_rows + r, n);
+            }
+        return;
+    }
+    uint32_t n_tiles = (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    size_t stride = (size_t)n_tiles * TILE_TOKENS;
+    float* acc = (float*)(scratch(c) + c->team->acc_at);
+    while (take(c, w->n_rows, GROUP_ROWS, &begin, &end))
+        for (uint32_t r = begin, n; r < end; r += n) {
+            const uint8_t* p = packed(c, w, 0, r, &n_left);
+            n = end - r < n_left ? end - r : n_left;
+            many_tokens(w, p, quantized, n_tiles, acc, n);
+            for (uint32_t i = 0; i < n; i++) column(y + r + i, w->n_rows, acc + i * stride, n_tokens);
+        }
+}
+
+void expert_matmul(const Call* c) {
+    const Operand *in = &c->op->in[1], *chosen = &c->op->in[2];
+    const Weight* w = weight(c, &c->op->in[0]);
+    const float* x = values(c, in);
+    const int32_t* experts = (const int32_t*)values(c, chosen);
+    float* y = values(c, &c->op->out[0]);
+    uint32_t n_used = chosen->width, n_pairs = n_rows(c, chosen) * n_used, kind = quantized_kind(w->type), begin, end, n_left;
+    uint32_t per_x = in->width == w->n ? n_used : 1;  // pairs (token, expert) that share a row of x
+    if (kind && !(c->op->flags & QUANTIZED)) {
+        quantize(c, kind, x, n_pairs / per_x, w->n, 0);
+        if (meet(c)) return;
+    }
+    size_t x_bytes = kind ? x_row_bytes(w->type, w->n) : 4 * (size_t)w->n;
+    const uint8_t* x_rows = kind ? at(c->team->quantized) : (const uint8_t*)x;
+    // Pieces of work: a few rows of one of the chosen experts, for all tokens that chose it.
+    uint32_t* distinct = (uint32_t*)(scratch(c) + c->team->acc_at);
+    uint32_t n_distinct = 0, grain = grain_of(w), pieces = (w->n_rows + grain - 1) / grain, piece, last;
+    for (uint32_t e = 0; e < w->n_experts; e++)
+        for (uint32_t i = 0; i < n_pairs; i++)
+            if ((uint32_t)experts[i] == e) {
+                distinct[n_distinct++] = e;
+                break;
+            }
+    while (take(c, n_distinct * pieces, 1, &piece, &last)) {
+        uint32_t e = distinct[piece / pieces];
+        begin = piece % pieces * grain;
+        end = begin + grain < w->n_rows ? begin + grain : w->n_rows;
+        const uint8_t* p = packed(c, w, e, begin, &n_left);
+        for (uint32_t i = 0; i < n_pairs; i++)
+            if ((uint32_t)experts[i] == e) few_tokens(c, w, p, x_rows + i / per_x * x_bytes, y + (size_t)i * w->n_rows + begin, end - begin);
+    }
+}

@@ -1,0 +1,82 @@
+"""Which device computes: from what was asked for to how it is made. A device's libraries are imported only if it is chosen."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wasmrt.device.device import Device, arena_offsets
+from wasmrt.errors import DeviceError
+from wasmrt.options import EngineOptions
+from wasmrt.program.ops import Program
+from wasmrt.store.memory import HostMemory, Memory
+from wasmrt.store.plan import Sizes
+
+log = logging.getLogger("wasmrt")
+
+DEVICES = ("auto", "cpu", "reference")
+CPU_BUILDS = ("wasm32", "wasm64", "plain")  # "cpu:wasm64" and so on force one
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A device to be made: first asked what it needs for a model, then made with a memory that holds all of it."""
+
+    name: str
+    sizes: Callable[[Sequence[Program], int, int], Sizes]  # of the programs of all segments, max_tokens, max_out
+    make: Callable[[int], tuple[Memory, Device]]  # with this many bytes
+
+
+def choose(options: EngineOptions) -> Choice:
+    """What computes: "auto" is the best there is. Options that it has no use for are named, not swallowed.
+
+    Raises DeviceError for a name that is none, and where a library that the device needs is missing.
+    """
+    name, _, build = options.device.partition(":")
+    if name not in DEVICES or (build and (name != "cpu" or build not in CPU_BUILDS)):
+        raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {', '.join(DEVICES)}")
+    unused = ["gpu_memory", "prefetch"] + (["threads", "kv_type"] if name == "reference" else [])
+    given = [option for option in unused if getattr(options, option) is not None]
+    chosen = _reference() if name == "reference" else _cpu(options, build)
+    if given:
+        log.warning("the %s device has no use for: %s", chosen.name, ", ".join(given))
+    return chosen
+
+
+def _reference() -> Choice:
+    try:
+        from wasmrt.device.reference import ReferenceDevice
+    except ImportError as error:
+        raise DeviceError(f"the reference device needs numpy, which is not here ({error}); install it") from error
+
+    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int) -> Sizes:
+        return Sizes(
+            kv_frames=tuple(4 * width for p in programs for width in p.kv),
+            state_frames=tuple(4 * n for p in programs for n in p.state),
+            activation_frames=(max(arena_offsets(p, max_tokens, max_out)[-1] for p in programs),),
+        )
+
+    def make(n_bytes: int) -> tuple[Memory, Device]:
+        memory = HostMemory(n_bytes)
+        return memory, ReferenceDevice(memory)
+
+    return Choice("reference", sizes, make)
+
+
+def _cpu(options: EngineOptions, build: str) -> Choice:
+    from wasmrt.device import cpu
+
+    try:
+        from wasmrt.device import cpu_native
+    except ImportError as error:
+        raise DeviceError(f"the cpu device needs wasmtime, which is not here ({error}); pip install wasmtime") from error
+    n_threads = 1 if build == "plain" else options.threads or cpu_native.default_threads()
+    f16_cache = options.kv_type == "f16"
+
+    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int) -> Sizes:
+        return cpu.sizes(programs, max_tokens, max_out, n_threads, f16_cache)
+
+    def make(n_bytes: int) -> tuple[Memory, Device]:
+        host = cpu_native.WasmtimeHost(build or cpu_native.choose_build(n_bytes), n_bytes, n_threads)
+        return host.memory, cpu.CpuDevice(host, f16_cache)
+
+    return Choice("cpu", sizes, make)

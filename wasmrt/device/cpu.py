@@ -1,0 +1,294 @@
+"""The CPU device: programs run by C kernels in WebAssembly, in place on packed weights in one linear memory.
+
+Here is what a desktop and a page share: what lies where in that memory, and the device. A Host (cpu_native.py) owns the module,
+its memory and its threads. Structs are those of device/c/kernels.h.
+"""
+
+import asyncio
+import struct
+from array import array
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from wasmrt.device.binary import quantized_bytes, serialize
+from wasmrt.device.device import Bound, Candidates, Control, Stop, arena_offsets, finish
+from wasmrt.errors import DeviceError
+from wasmrt.program.ops import Op, Program
+from wasmrt.store.memory import Memory, aligned
+from wasmrt.store.plan import Sizes
+
+TILE = 64  # positions in a block of keys: a cache is made of whole ones
+STACK_BYTES = 64 << 10  # of each thread
+UNIT_TOKENS, UNIT_ROWS = 16, 64  # tokens, and rows, that attention takes at once: attention.c
+GROUP_ROWS = 8  # rows of a weight that the tile kernels take together: tiles.h
+TEAM_BYTES = 424
+TEAM_TAIL = struct.Struct("<12I5Q4I")  # the team from n_threads on
+TEAM_TAIL_AT = 320
+CONTROL_AT = 0
+BINDING = struct.Struct("<5Q")
+
+DONE, CANCELLED, ABORTED, MISSING, BAD_PROGRAM, ABSENT_WEIGHT = range(6)  # what run() returns
+
+
+class Host(Protocol):
+    """The kernels' module with its memory and threads."""
+
+    n_threads: int
+
+    @property
+    def memory(self) -> Memory: ...
+
+    def start(self, team: int, stacks: Sequence[int]) -> None:
+        """Instantiate the module for each thread, with the stack that ends at stacks[i], and set the workers going."""
+
+    def call(self, name: str, *args: float) -> float:
+        """Call an exported function on this thread, between runs."""
+
+    def run(self, team: int) -> Awaitable[int]:
+        """run(team) on a thread of its own: the event loop goes on meanwhile. Raises DeviceError if a thread traps."""
+
+    def abort(self) -> None:
+        """End every run, also one that is waiting. The host computes no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """The memory that a device takes beside weights and caches, in bytes."""
+
+    arena: int
+    quantized: int
+    row: int  # the parts of each thread's scratch
+    acc: int
+    attention: int
+    candidates: int
+    ids: int
+    run_list: int
+
+    @property
+    def scratch(self) -> int:
+        return aligned(self.row) + aligned(self.acc) + aligned(self.attention)
+
+
+def frames(programs: Sequence[Program], max_tokens: int, max_out: int) -> Frames:
+    """What passes of at most max_tokens tokens, of which max_out want logits, need of these segments."""
+    weights = [w for p in programs for w in p.weights]
+    ops = [(op, p) for p in dict.fromkeys(programs) for op in p.ops]
+    n_vocab = max((p.result.width for p in programs if p.result.rows == "out"), default=0)
+    return Frames(
+        arena=max(arena_offsets(p, max_tokens, max_out)[-1] for p in programs),
+        quantized=max((_quantized(op, p, max_tokens) for op, p in ops), default=0),
+        row=4 * max((w.shape[0] for w in weights), default=0),
+        acc=max(4 * GROUP_ROWS * (max_tokens + 7), *(4 * w.shape[2] for w in weights if w.is_expert), 0),
+        attention=max((_attention(op, p) for op, p in ops if op.kernel == "attention"), default=0),
+        candidates=16 + 16 * n_vocab,
+        ids=4 * max_tokens,
+        run_list=8 * len(programs),
+    )
+
+
+def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, n_threads: int, f16_cache: bool) -> Sizes:
+    """What a device asks of the memory beside the weights. programs: of all segments, in the order of the pass."""
+    f = frames(programs, max_tokens, max_out)
+    element = 2 if f16_cache else 4
+    threads = [STACK_BYTES, f.scratch] * n_threads
+    fixed = [TEAM_BYTES, f.arena, f.quantized, f.candidates, f.ids, f.run_list, *threads]
+    fixed += [len(serialize(p)) for p in dict.fromkeys(programs)] + [_binding_bytes(p) for p in programs]
+    return Sizes(
+        kv_frames=tuple(element * width for p in programs for width in p.kv),
+        state_frames=tuple(4 * n for p in programs for n in p.state),
+        activation_frames=tuple(fixed),
+        context_step=TILE,
+    )
+
+
+def _quantized(op: Op, program: Program, max_tokens: int) -> int:
+    if op.kernel not in ("matmul", "expert_matmul") or op.ins[0] is None or op.ins[1] is None:
+        return 0
+    weight = program.weights[op.ins[0].index]
+    return quantized_bytes(weight, max_tokens * (op.ins[1].width // weight.shape[0]))
+
+
+def _attention(op: Op, program: Program) -> int:
+    n_heads, n_kv_heads = int(op.params[0]), int(op.params[1])
+    keys, values = program.kv
+    return attention_scratch(keys // n_kv_heads, values // n_kv_heads, n_heads // n_kv_heads)
+
+
+def attention_scratch(head_dim: int, value_dim: int, group: int) -> int:
+    """Bytes that one thread's attention needs: two tiles of the cache, and the scores of the rows of a unit: attention.c."""
+    tokens = 1 if group >= UNIT_ROWS else UNIT_TOKENS if group * UNIT_TOKENS <= UNIT_ROWS else UNIT_ROWS // group
+    return 4 * (TILE * (head_dim + value_dim) + (TILE + 2) * group * tokens)
+
+
+def _binding_bytes(program: Program) -> int:
+    """A segment's struct with the lists that it points to: slots, caches, states, and the address table."""
+    return BINDING.size + 8 * (len(program.slots) + len(program.kv) + len(program.state) + program.n_entries)
+
+
+class CpuDevice:
+    """Runs programs through the C kernels of a host."""
+
+    name = "cpu"
+
+    def __init__(self, host: Host, f16_cache: bool = False) -> None:
+        self._host = host
+        self._memory = host.memory
+        self._f16_cache = f16_cache
+        self._max_tokens = self._max_out = self._context = 0
+        self._n_rows_embedded = 1 << 31
+        self._programs: dict[Program, int] = {}
+        self._failure: DeviceError | None = None
+        self._n_out = self._team = 0
+
+    @property
+    def n_threads(self) -> int:
+        return self._host.n_threads
+
+    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
+        allocate = self._memory.allocate
+        self._max_tokens, self._max_out = max_tokens, max_out
+        f = self._frames = frames(programs, max_tokens, max_out)
+        self._arena = allocate(f.arena)
+        for program in dict.fromkeys(programs):
+            data = serialize(program)
+            self._programs[program] = allocate(len(data))
+            self._memory.view(self._programs[program], len(data))[:] = data
+        for program in self._programs:
+            for op in program.ops:
+                if op.kernel == "embed" and op.ins[0] is not None:
+                    self._n_rows_embedded = min(self._n_rows_embedded, program.weights[op.ins[0].index].shape[1])
+        self._team = allocate(TEAM_BYTES)
+        self._team_view = self._memory.view(self._team, TEAM_BYTES)
+        self._ids, self._run_list = allocate(f.ids), allocate(f.run_list)
+        self._run_list_view = self._memory.view(self._run_list, f.run_list).cast("Q")
+        self._ids_view = self._memory.view(self._ids, f.ids).cast("i")
+        self._quantized, self._candidates = allocate(f.quantized), allocate(f.candidates)
+        stacks = [allocate(STACK_BYTES) + STACK_BYTES for _ in range(self.n_threads)]
+        scratch = [allocate(f.scratch) for _ in range(self.n_threads)]  # one after another
+        self._scratch = scratch[0]
+        self._tail = [0] * 21
+        self._host.start(self._team, stacks)
+
+    def bind(self, program: Program, context: int) -> Bound:
+        allocate = self._memory.allocate
+        context = -(-context // TILE) * TILE
+        self._context = context
+        element = 2 if self._f16_cache else 4
+        kv = tuple(allocate(element * context * width) for width in program.kv)
+        state = tuple(allocate(4 * n) for n in program.state)
+        slots = tuple(self._arena + at for at in arena_offsets(program, self._max_tokens, self._max_out)[:-1])
+        size = _binding_bytes(program)
+        address = allocate(size)
+        view = self._memory.view(address, size)
+        at = BINDING.size
+        places = []
+        for addresses in (slots, kv, state):
+            places.append(address + at)
+            view[at : at + 8 * len(addresses)] = array("Q", addresses).tobytes()
+            at += 8 * len(addresses)
+        BINDING.pack_into(view, 0, self._programs[program], address + at, *places)
+        return Bound(program, view[at:].cast("Q"), slots, kv, state, address)
+
+    def begin(self, ids: Sequence[int], pos: int, n_out: int) -> None:
+        n = len(ids)
+        if not 0 < n <= self._max_tokens or not 0 <= n_out <= min(n, self._max_out):
+            raise ValueError(f"{n} tokens, {n_out} rows of logits; compiled for {self._max_tokens} and {self._max_out}")
+        if not 0 <= min(ids) <= max(ids) < self._n_rows_embedded or not 0 <= pos <= self._context - n:
+            there_are = f"there are {self._n_rows_embedded} tokens and {self._context} positions"
+            raise ValueError(f"tokens {min(ids)} to {max(ids)} at {pos} on: {there_are}")
+        self._ids_view[:n] = memoryview(array("i", ids))
+        self._n_out = n_out
+        f = self._frames
+        self._tail = [self.n_threads, self._f16_cache, self._context, n, pos, n_out, 0, 0, 0, 0, 0, 0]
+        self._tail += [self._ids, self._run_list, self._quantized, self._scratch, f.scratch]
+        self._tail += [0, aligned(f.row), aligned(f.row) + aligned(f.acc), 0]
+
+    async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:
+        self._check_open()
+        for i, bound in enumerate(bounds):
+            self._run_list_view[i] = bound.address
+        self._tail[6:12] = len(bounds), ops.start, ops.stop, 0, 0, 0
+        TEAM_TAIL.pack_into(self._team_view, TEAM_TAIL_AT, *self._tail)
+        running = asyncio.ensure_future(self._host.run(self._team))
+        cancelled = await finish(running, lambda: self._set_control(Control.CANCEL))
+        failed = running.exception()
+        if failed is not None:
+            self._failure = self._failure or (failed if isinstance(failed, DeviceError) else DeviceError(str(failed)))
+        self._check_open()
+        if cancelled:
+            self._set_control(Control.RUN)
+            raise asyncio.CancelledError
+        return self._stop(running.result(), bounds, ops)
+
+    def _stop(self, status: int, bounds: Sequence[Bound], ops: range) -> Stop:
+        """What a run's status means."""
+        *_, segment, op = TEAM_TAIL.unpack_from(self._team_view, TEAM_TAIL_AT)[:12]
+        program = bounds[segment].program if segment < len(bounds) else bounds[-1].program
+        if status == DONE:
+            return Stop(len(bounds) - 1, ops.stop)
+        if status == MISSING:
+            return Stop(segment, op, self._missing_experts(bounds[segment], program.ops[op - 1]))
+        if status == ABSENT_WEIGHT:
+            entries = [e for e in program.entries_of(program.ops[op]) if bounds[segment].table[e] == 0]
+            name = next(w.name for w in program.weights if w.first <= entries[0] < w.first + w.n_entries)
+            where = f"entry {entries[0]} of its segment"
+            raise DeviceError(f"tensor {name!r} is not in memory ({where}): load it before this op runs")
+        raise DeviceError(f"the kernels and this version of wasmrt do not fit together (status {status}); install wasmrt again")
+
+    def _missing_experts(self, bound: Bound, route: Op) -> tuple[int, ...]:
+        """The table entries of the experts that a router chose and that are not in memory."""
+        chosen = route.out[0]
+        n = self._tail[3] * chosen.width
+        experts = set(self._memory.view(bound.slots[chosen.index], 4 * n).cast("i"))
+        entries = (w.first + e for w in bound.program.weights if w.is_expert for e in sorted(experts))
+        return tuple(entry for entry in entries if bound.table[entry] == 0)
+
+    def clear_state(self, bound: Bound) -> None:
+        for address, n in zip(bound.state, bound.program.state, strict=True):
+            self._memory.view(address, 4 * n)[:] = bytes(4 * n)
+
+    def logits(self, head: Bound) -> "memoryview[float]":
+        self._check_open()
+        result = head.program.result
+        n = self._n_out * result.width
+        address = head.slots[result.index]
+        if n and not self._host.call("all_finite", address, n):
+            raise _not_numbers()
+        return memoryview(bytes(self._memory.view(address, 4 * n))).cast("f", (self._n_out, result.width))
+
+    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
+        self._check_open()
+        n = head.program.result.width
+        logits = head.slots[head.program.result.index] + 4 * n * (self._n_out - 1)
+        k = min(k, n)
+        penalised = array("i", set(recent) if penalty != 1.0 else ())
+        sums = self._candidates
+        ids, best, given, saved = (sums + 16 + 4 * n * i for i in range(4))
+        view = self._memory.view
+        view(given, 4 * len(penalised)).cast("i")[:] = memoryview(penalised)
+        wrong = self._host.call(
+            "candidates", logits, n, k, given, len(penalised), float(penalty), float(temperature), ids, best, sums, saved
+        )
+        if wrong:
+            raise _not_numbers()
+        rest, rest_at = view(sums, 16).cast("d")
+        return Candidates(view(ids, 4 * k).cast("i").tolist(), view(best, 4 * k).cast("f").tolist(), rest, rest_at)
+
+    def _set_control(self, value: Control) -> None:
+        struct.pack_into("<I", self._team_view, CONTROL_AT, value)
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+
+    def close(self) -> None:
+        closed = DeviceError("the device was closed, so this pass was not finished; open the model again")
+        self._failure = self._failure or closed
+        if self._team:
+            self._set_control(Control.ABORT)
+        self._host.abort()
+
+
+def _not_numbers() -> DeviceError:
+    return DeviceError("the logits hold NaN or infinity: a weight of this file is damaged, or too large for float32")

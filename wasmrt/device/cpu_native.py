@@ -1,0 +1,193 @@
+"""The CPU device's host on a desktop: wasmtime, one store and one instance of the module a thread, all on one memory.
+
+Traps of wasmtime-py 50: SharedMemory passes the address of its pointer to an import where the pointer is meant; a shared memory
+cannot be larger than Config.memory_reservation, whose default is 4 GiB; a Trap's text is a page, of which the first line tells.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import functools
+import os
+import threading
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import wasmtime
+from wasmtime import _ffi as ffi
+
+from wasmrt.errors import BudgetError, DeviceError
+from wasmrt.resources import kernels
+from wasmrt.store.memory import aligned
+
+PAGE = 65536
+BUILDS = ("wasm32", "wasm64", "plain")
+LARGEST_WASM32 = 7 << 29  # 3.5 GiB; 32-bit addresses are faster, so they are used wherever they reach
+
+
+class SharedMemory(wasmtime.SharedMemory):
+    def _as_extern(self) -> ffi.wasmtime_extern_t:
+        union = ffi.wasmtime_extern_union(sharedmemory=self.ptr())
+        return ffi.wasmtime_extern_t(ffi.WASMTIME_EXTERN_SHAREDMEMORY, union)
+
+
+class WasmMemory:
+    """The module's linear memory, made at its full size; the operating system backs a page when it is first written.
+
+    The first pages are the module's own (its data); frames begin after them.
+    """
+
+    def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, build: str, capacity: int) -> None:
+        self.capacity, self.used = capacity, 0
+        kind = next(i.type for i in module.imports if isinstance(i.type, wasmtime.MemoryType))
+        self._start = kind.limits.min * PAGE
+        n_pages = -(-(self._start + capacity) // PAGE)
+        try:
+            if build == "plain":
+                self.store = wasmtime.Store(engine)
+                memory = wasmtime.Memory(self.store, wasmtime.MemoryType(wasmtime.Limits(n_pages, n_pages)))
+                base = memory.data_ptr(self.store)
+                self.extern: Any = memory
+            else:
+                limits = wasmtime.Limits(n_pages, n_pages)
+                self.extern = SharedMemory(engine, wasmtime.MemoryType(limits, is_64=build == "wasm64", shared=True))
+                base = self.extern.data_ptr()
+        except wasmtime.WasmtimeError as error:
+            refused = f"the system refuses {capacity} bytes of memory ({_line(error)})"
+            raise BudgetError(f"{refused}; choose a smaller budget") from error
+        pages: Any = (ctypes.c_ubyte * (n_pages * PAGE)).from_address(ctypes.addressof(base.contents))
+        pages.owner = self.extern  # views may outlive us; the memory goes with the last of them
+        self._bytes = memoryview(pages).cast("B")
+
+    def allocate(self, n_bytes: int) -> int:
+        size = aligned(n_bytes)
+        if self.used + size > self.capacity:
+            raise BudgetError(f"{n_bytes} more bytes do not fit: {self.used} of {self.capacity} are taken")
+        address = self._start + self.used
+        self.used += size
+        return address
+
+    def view(self, address: int, n_bytes: int) -> memoryview:
+        if address < self._start or n_bytes < 0 or address + n_bytes > self._start + self.used:
+            raise ValueError(f"no frame at {address} + {n_bytes}")
+        return self._bytes[address : address + n_bytes]
+
+    def close(self) -> None:
+        self.extern = None
+        self._bytes = memoryview(b"")
+        self.capacity = self.used = 0
+
+
+class WasmtimeHost:
+    """Runs the kernels on n_threads threads: one that run() is called on, the others waiting in work(). plain has one."""
+
+    def __init__(self, build: str, capacity: int, n_threads: int) -> None:
+        self.build, self.n_threads = build, n_threads
+        reservation = 1 << 32 if build != "wasm64" else 1 << max(33, capacity.bit_length() + 1)
+        self._engine, self._module = _compiled(build, reservation)
+        self.memory = WasmMemory(self._engine, self._module, build, capacity)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="wasmrt-cpu")
+        self._team = 0
+        self._aborter: tuple[wasmtime.Store, Any] | None = None
+        self._failure: BaseException | None = None
+
+    def start(self, team: int, stacks: Sequence[int]) -> None:
+        self._team = team
+        try:
+            self._leader = self._instance(stacks[0])
+            # Its own instance, since the leader's is busy while there is something to abort. It needs no stack.
+            if self.n_threads > 1:
+                self._aborter = self._instance(stacks[0])
+            for i in range(1, self.n_threads):
+                store, exports = self._instance(stacks[i])
+                threading.Thread(target=self._work, args=(store, exports, i), name=f"wasmrt-cpu-{i}", daemon=True).start()
+        except (RuntimeError, wasmtime.WasmtimeError) as error:  # wasmtime's Trap is one too
+            self.abort()
+            what = f"the {self.build} kernels do not start ({_line(error)})"
+            raise DeviceError(f"{what}; use fewer threads, or --device reference") from error
+
+    def _instance(self, stack: int) -> tuple[wasmtime.Store, Any]:
+        store = self.memory.store if self.build == "plain" else wasmtime.Store(self._engine)
+        exports: Any = wasmtime.Instance(store, self._module, [self.memory.extern]).exports(store)
+        exports["__stack_pointer"].set_value(store, stack)
+        return store, exports
+
+    def _work(self, store: wasmtime.Store, exports: Any, thread: int) -> None:
+        try:
+            exports["work"](store, self._team, thread)
+        except BaseException as error:
+            self._failure = error
+            self.abort()
+
+    def call(self, name: str, *args: float) -> float:
+        store, exports = self._leader
+        try:
+            result: float = exports[name](store, *args)
+        except wasmtime.WasmtimeError as error:
+            raise _trapped(error) from error
+        return result
+
+    def run(self, team: int) -> Awaitable[int]:
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._executor, self._run, team)
+        except RuntimeError as error:
+            raise DeviceError(f"the system gives no thread to compute in ({error}); close other programs or models") from error
+
+    def _run(self, team: int) -> int:
+        store, exports = self._leader
+        try:
+            status = int(exports["run"](store, team))
+        except BaseException as error:
+            self._failure = error
+            self.abort()
+        if self._failure is not None:
+            raise _trapped(self._failure) from self._failure
+        return status
+
+    def abort(self) -> None:
+        if self._aborter is not None:
+            store, exports = self._aborter
+            exports["abort_team"](store, self._team)
+        self._executor.shutdown(wait=False)
+
+
+def _trapped(error: BaseException) -> DeviceError:
+    return DeviceError(f"a kernel failed ({_line(error)}); open the model again, or try --device reference")
+
+
+def _line(error: BaseException) -> str:
+    """What happened, from a report of many lines: the cause stands last, before the frames."""
+    text = str(error).strip()
+    _, _, cause = text.partition("Caused by:")
+    return " ".join((cause or text).split())[:200]
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(build: str, reservation: int) -> tuple[wasmtime.Engine, wasmtime.Module]:
+    """The module, compiled for this machine; kept, since that takes a moment. Raises DeviceError."""
+    config = wasmtime.Config()
+    config.shared_memory = True
+    config.wasm_memory64 = True
+    config.memory_reservation = reservation
+    with contextlib.suppress(wasmtime.WasmtimeError):  # no folder to cache it in: it is compiled again each time
+        config.cache = True
+    path = kernels(build)
+    try:
+        engine = wasmtime.Engine(config)
+        return engine, wasmtime.Module(engine, path.read_bytes())
+    except wasmtime.WasmtimeError as error:
+        raise DeviceError(f"the kernels in {path} cannot be loaded ({_line(error)}); build them again") from error
+
+
+def default_threads() -> int:
+    """The physical cores that this process may use."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+def choose_build(n_bytes: int) -> str:
+    """The fastest build whose memory can hold n_bytes."""
+    return "wasm32" if n_bytes <= LARGEST_WASM32 else "wasm64"
