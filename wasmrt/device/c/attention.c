@@ -1,12 +1,12 @@
 // store_kv: keep the keys and values of these tokens in the layer's cache, at positions pos .. pos + T.
-// attention: softmax(scale * q k^T) v over the cached positions up to each query's own; a group of query heads shares a key head.
+// attention: softmax(scale * q k^T) v over the cached positions up to each query's own; query heads in groups share a key head.
 //   q: f32 (T, n_heads * head_dim), out: f32 (T, n_heads * value_dim), any head_dim, value_dim and group.
 //   The cache, f32 or f16: keys in blocks of TILE positions, [position / TILE][element of a row][position % TILE], so that a
 //   vector holds one element of four keys; values row by row. What lies past a query's position is never added, NaN or not.
 //
-//   Softmax is taken online (Milakov and Gimelshein 2018, arXiv 1805.02867): a row, which is one head of one token, goes through
-//   the keys a tile at a time with its running maximum, sum and output. Tiles begin at multiples of TILE and every sum is taken
-//   in one order, so a row's bits do not depend on the rows beside it, on the split of the prompt or on threads.
+//   Softmax is taken online (Milakov and Gimelshein 2018, arXiv 1805.02867): a row (one head of one token) goes through the
+//   keys a tile at a time with its running maximum, sum and output. Tiles begin at multiples of TILE and every sum is taken in
+//   one order, so a row's bits do not depend on the rows beside it, on the split of the prompt or on threads.
 //
 //   A unit of work is a key head with up to unit_tokens() tokens and their heads of the group, or a part of these heads where
 //   units are few. Long units come first. A thread's scratch, in floats, with rows = group * unit_tokens(group):
@@ -99,8 +99,8 @@ typedef struct {
     float scale;
 } Row;
 
-// For each of n_rows: y[at .. at + 4 * n_vectors) = y * scale (0 if fresh) + the sum over j < n of x[j] * m[j * stride ..], added
-// in the order of j. Two rows by four vectors are what 16 registers hold; one by eight is half as fast, since Cranelift loads all
+// For each of n_rows: y[at .. at + 4 * n_vectors) = y * scale (0 if fresh) + the sum over j < n of x[j] * m[j * stride ..], in
+// the order of j. Two rows by four vectors are what 16 registers hold; one by eight is half as fast, since Cranelift loads all
 // of m before it multiplies.
 __attribute__((always_inline)) static inline void columns(
     const Row* row, size_t at, const float* m, size_t stride, uint32_t n, const int fresh, const int n_rows, const int n_vectors
@@ -215,6 +215,7 @@ typedef struct {
     int f16;
     float scale;
     float *key_tile, *value_tile, *scores, *maxima, *sums;  // scratch
+    const uint32_t* control;
 } Attention;
 
 // A unit: tokens first .. first + n with the query heads begin .. end of key head h's group.
@@ -271,6 +272,7 @@ static void attend(const Attention* a, const Unit* u) {
         a->sums[r] = 0;
     }
     for (uint32_t tile = 0; tile * TILE < end; tile++) {
+        if (__atomic_load_n(a->control, __ATOMIC_RELAXED) != RUN) return;  // far into a long context a unit takes 0.1 s
         const float* keys = key_tile(a, u->h, tile);
         for (uint32_t r = 0; r < n_rows; r += 2) {
             int n = n_rows - r > 1 ? 2 : 1;
@@ -299,7 +301,7 @@ static void attend(const Attention* a, const Unit* u) {
     }
 }
 
-// Into how many parts a group is cut, so that n units occupy all threads to the end. A part reads the keys anew: no more than that.
+// Into how many parts a group is cut, so that n units occupy all threads to the end. No more, since a part reads the keys anew.
 static uint32_t count_parts(uint32_t n, uint32_t n_threads, uint32_t group) {
     if (n % n_threads == 0) return 1;
     if (n_threads % n == 0) return least(n_threads / n, group);
@@ -322,6 +324,7 @@ void attention(const Call* c) {
         .pos = c->team->pos,
         .f16 = c->team->f16_cache != 0,
         .scale = (float)c->op->params[2],
+        .control = &c->team->control,
     };
     uint32_t n_tokens = n_rows(c, q), at_once = unit_tokens(group), n_blocks = (n_tokens + at_once - 1) / at_once;
     a.key_tile = (float*)(scratch(c) + c->team->attention_at);

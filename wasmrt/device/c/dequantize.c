@@ -52,7 +52,7 @@ static void q45_k_block(const uint8_t* p, const uint8_t* fifth, const uint8_t* l
     float d = half_to_float(load_u16(p)), dmin = half_to_float(load_u16(p + 2));
     v128 scales, mins;
     int16_t s[8], m[8];
-    k_scales(p + 4, &scales, &mins);
+    k_scales(load(p), &scales, &mins);
     store(s, scales);
     store(m, mins);
     for (int i = 0; i < 256; i++) {

@@ -7,13 +7,22 @@ enum { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K 
 enum { Q4_0_BYTES = 18, Q4_1_BYTES = 20, Q5_0_BYTES = 22, Q5_1_BYTES = 24, Q8_0_BYTES = 34 };                    // of 32 weights
 enum { Q2_K_BYTES = 84, Q3_K_BYTES = 110, Q4_K_BYTES = 144, Q5_K_BYTES = 176, Q6_K_BYTES = 210 };              // of 256
 
-// The eight 6-bit scales and eight 6-bit mins of Q4_K and Q5_K, from 12 bytes to i16. Source: ggml get_scale_min_k4.
-static inline void k_scales(const uint8_t* p, v128* scales, v128* mins) {
-    uint32_t low = load_u32(p), middle = load_u32(p + 4), high = load_u32(p + 8);
-    uint64_t s = (uint64_t)((high & 0x0f0f0f0f) | ((low >> 2) & 0x30303030)) << 32 | (low & 0x3f3f3f3f);
-    uint64_t m = (uint64_t)((high >> 4 & 0x0f0f0f0f) | ((middle >> 2) & 0x30303030)) << 32 | (middle & 0x3f3f3f3f);
-    *scales = wasm_u16x8_extend_low_u8x16(wasm_i64x2_make((int64_t)s, 0));
-    *mins = wasm_u16x8_extend_low_u8x16(wasm_i64x2_make((int64_t)m, 0));
+// The eight 6-bit scales and eight 6-bit mins of Q4_K and Q5_K as bytes, from a superblock's first 16 bytes: d and dmin, then
+// s0-3 and m0-3 in the low six bits, then the low nibbles of s4-7 and m4-7, whose top two bits top the first eight.
+// Source: ggml get_scale_min_k4.
+static inline v128 k_scale_bytes(v128 head) {
+    v128 low = wasm_i8x16_shuffle(head, head, 4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+    v128 top = wasm_i8x16_shuffle(head, head, 0, 0, 0, 0, 4, 5, 6, 7, 0, 0, 0, 0, 8, 9, 10, 11);
+    v128 s = wasm_v128_and(low, wasm_u32x4_const(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0));
+    v128 m = wasm_v128_and(wasm_u16x8_shr(low, 4), wasm_u32x4_const(0, 0, 0, 0x0f0f0f0f));
+    v128 bits = wasm_v128_and(wasm_u16x8_shr(top, 2), wasm_u32x4_const(0, 0x30303030, 0, 0x30303030));
+    return wasm_v128_or(wasm_v128_or(s, m), bits);
+}
+
+static inline void k_scales(v128 head, v128* scales, v128* mins) {
+    v128 bytes = k_scale_bytes(head);
+    *scales = wasm_u16x8_extend_low_u8x16(bytes);
+    *mins = wasm_u16x8_extend_high_u8x16(bytes);
 }
 
 // The sixteen 6-bit scales of Q3_K, from 12 bytes to 0..63.

@@ -61,7 +61,7 @@ INLINE void unpack_quarter(int type, const uint8_t* p, int j, v128 q[4]) {
 // but a zero point, m is scale * zero, to be taken off the integer sum.
 INLINE void unpack_scales(int type, const uint8_t* p, v128 s[2], v128 m[2]) {
     if (by_32(type)) {
-        k_scales(p + 4, &s[0], &m[0]);
+        k_scales(load(p), &s[0], &m[0]);
     } else if (type == Q2_K) {
         v128 x = load(p), low = field(x, 0, 15), high = field(x, 4, 15);
         s[0] = wasm_u16x8_extend_low_u8x16(low), s[1] = wasm_u16x8_extend_high_u8x16(low);
@@ -74,6 +74,7 @@ INLINE void unpack_scales(int type, const uint8_t* p, v128 s[2], v128 m[2]) {
     }
 }
 
-// The f16 factors of a superblock's scales and, if it has them, of its minimums.
-INLINE uint32_t k_d(int type, const uint8_t* p) { return load_u16(p + (type == Q2_K ? 80 : type == Q3_K ? 108 : type == Q6_K ? 208 : 0)); }
-INLINE uint32_t k_dmin(int type, const uint8_t* p) { return load_u16(p + (type == Q2_K ? 82 : 2)); }
+// The f16 factor of a superblock's scales and, if it has minimums, in the upper half that of these.
+INLINE uint32_t k_factors(int type, const uint8_t* p) {
+    return has_min(type) ? load_u32(p + (type == Q2_K ? 80 : 0)) : load_u16(p + (type == Q3_K ? 108 : 208));
+}

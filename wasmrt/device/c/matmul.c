@@ -5,29 +5,14 @@
 //   F32, F16, BF16: f32 products, summed in sixteen lanes, always the same way.
 #include "tiles.h"
 
-// Few tokens: rows [begin, end) of one entry, four at a time; a last incomplete four repeats its last row.
+// Few tokens: y[r] for n_rows rows that follow one another.
 INLINE void rows_of(int type, const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n_rows) {
-    for (uint32_t r = 0; r < n_rows; r += 4) {
-        const uint8_t* rows[4];
-        uint32_t n = n_rows - r < 4 ? n_rows - r : 4;
-        for (uint32_t i = 0; i < 4; i++) rows[i] = p + (size_t)(r + (i < n ? i : n - 1)) * row_bytes;
-        v128 out;
-        if (type == Q8_0) out = rows_q8_0(rows, x, n_blocks);
-        else if (type < Q2_K) out = rows_32(type, rows, x, n_blocks);
-        else out = k_rows(type, rows, x, n_blocks);
-        if (n == 4) {
-            store(y + r, out);
-        } else {
-            float four[4];
-            store(four, out);
-            for (uint32_t i = 0; i < n; i++) y[r + i] = four[i];
-        }
-    }
+    for (uint32_t r = 0; r < n_rows; r++, p += row_bytes) y[r] = row_of(type, p, x, n_blocks);
 }
 
 // One function a format: kernels this size are compiled one by one.
 #define ROWS(T) \
-    static void rows_##T(const uint8_t* p, uint32_t bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n) { rows_of(T, p, bytes, n_blocks, x, y, n); }
+    static __attribute__((noinline)) void rows_##T(const uint8_t* p, uint32_t bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n) { rows_of(T, p, bytes, n_blocks, x, y, n); }
 ROWS(Q4_0) ROWS(Q4_1) ROWS(Q5_0) ROWS(Q5_1) ROWS(Q8_0) ROWS(Q2_K) ROWS(Q3_K) ROWS(Q4_K) ROWS(Q5_K) ROWS(Q6_K)
 
 static size_t x_row_bytes(uint32_t type, uint32_t n) {
@@ -79,31 +64,34 @@ static void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const v
     }
 }
 
-// Many tokens: at most GROUP_ROWS rows times all tiles of x. acc: f32 (GROUP_ROWS, 8 * n_tiles), zeroed here.
-#define TILES(NAME, UNPACKED, TILED, UNPACK, MULTIPLY, BYTES)                                                                    \
-    static void tiles_##NAME(const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) { \
-        UNPACKED u[GROUP_ROWS];                                                                                                  \
+// Many tokens: at most GROUP_ROWS rows times all tiles of x. acc: f32 (GROUP_ROWS, 8 * n_tiles), zeroed here. An odd last row is
+// its own partner.
+#define TILES(NAME, PAIR, TILED, UNPACK, MULTIPLY, BYTES)                                                                        \
+    static __attribute__((noinline)) void tiles_##NAME(                                                                          \
+        const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) { \
+        PAIR u[GROUP_ROWS / 2];                                                                                                  \
         const TILED* tiles = x;                                                                                                  \
         size_t stride = (size_t)n_tiles * TILE_TOKENS;                                                                           \
         __builtin_memset(acc, 0, GROUP_ROWS * stride * sizeof(float));                                                           \
         for (uint32_t b = 0; b < n_blocks; b++) {                                                                                \
-            for (uint32_t r = 0; r < GROUP_ROWS; r++) UNPACK(p + (size_t)(r < n_rows ? r : n_rows - 1) * row_bytes + (size_t)b * (BYTES), &u[r]); \
+            for (uint32_t r = 0; r < ((n_rows + 1) & ~1u); r++)                                                                  \
+                UNPACK(p + (size_t)(r < n_rows ? r : n_rows - 1) * row_bytes + (size_t)b * (BYTES), &u[r / 2], (int)(r % 2));    \
             for (uint32_t t = 0; t < n_tiles; t++)                                                                               \
                 for (uint32_t r = 0; r < n_rows; r += 2)                                                                         \
-                    MULTIPLY(&u[r], &tiles[(size_t)t * n_blocks + b], acc + r * stride + t * TILE_TOKENS, stride);               \
+                    MULTIPLY(&u[r / 2], &tiles[(size_t)t * n_blocks + b], acc + r * stride + t * TILE_TOKENS, stride);           \
         }                                                                                                                        \
     }
 #define K_TILES(T)                                                                                                        \
-    INLINE void unpack_##T(const uint8_t* p, Unpacked256* u) { unpack_k(T, p, u); }                                       \
-    INLINE void multiply_##T(const Unpacked256* u, const Tile256* x, float* out, size_t stride) { k_tile(T, u, x, out, stride); } \
-    TILES(T, Unpacked256, Tile256, unpack_##T, multiply_##T, k_bytes(T))
+    INLINE void unpack_##T(const uint8_t* p, Pair256* u, int r) { unpack_k(T, p, u, r); }                                 \
+    INLINE void multiply_##T(const Pair256* u, const Tile256* x, float* out, size_t stride) { k_tile(T, u, x, out, stride); } \
+    TILES(T, Pair256, Tile256, unpack_##T, multiply_##T, k_bytes(T))
 #define TILES_32(T)                                                                                                       \
-    INLINE void unpack_##T(const uint8_t* p, Unpacked32* u) { unpack_32_row(T, p, u); }                                   \
-    INLINE void multiply_##T(const Unpacked32* u, const Tile32* x, float* out, size_t stride) { tile_32(T, u, x, out, stride); } \
-    TILES(T, Unpacked32, Tile32, unpack_##T, multiply_##T, bytes_32(T))
+    INLINE void unpack_##T(const uint8_t* p, Pair32* u, int r) { unpack_32_row(T, p, u, r); }                             \
+    INLINE void multiply_##T(const Pair32* u, const Tile32* x, float* out, size_t stride) { tile_32(T, u, x, out, stride); } \
+    TILES(T, Pair32, Tile32, unpack_##T, multiply_##T, bytes_32(T))
 K_TILES(Q2_K) K_TILES(Q3_K) K_TILES(Q4_K) K_TILES(Q5_K) K_TILES(Q6_K)
 TILES_32(Q4_0) TILES_32(Q4_1) TILES_32(Q5_0) TILES_32(Q5_1)
-TILES(Q8_0, Unpacked32Wide, Tile32Wide, unpack_q8_0_row, tile_q8_0, Q8_0_BYTES)
+TILES(Q8_0, Pair32Wide, Tile32Wide, unpack_q8_0_row, tile_q8_0, Q8_0_BYTES)
 
 static void many_tokens(const Weight* w, const uint8_t* p, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) {
     uint32_t blocks = w->n / (quantized_kind(w->type) == OF_256 ? 256 : 32);
@@ -127,9 +115,10 @@ static uint32_t grain_of(const Weight* w) {
     return grain < 4 ? 4 : grain;
 }
 
-// n values, `stride` apart.
-static void column(float* restrict to, size_t stride, const float* restrict from, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++, to += stride) *to = from[i];
+// acc (n rows, n_tokens of stride) to y (n_tokens, n of m): a token's rows are written together, as they share a cache line.
+static void turn(float* restrict y, size_t m, const float* restrict acc, size_t stride, uint32_t n_tokens, uint32_t n) {
+    for (uint32_t t = 0; t < n_tokens; t++, y += m, acc++)
+        for (uint32_t i = 0; i < n; i++) y[i] = acc[i * stride];
 }
 
 void matmul(const Call* c) {
@@ -164,7 +153,7 @@ void matmul(const Call* c) {
             const uint8_t* p = packed(c, w, 0, r, &n_left);
             n = end - r < n_left ? end - r : n_left;
             many_tokens(w, p, quantized, n_tiles, acc, n);
-            for (uint32_t i = 0; i < n; i++) column(y + r + i, w->n_rows, acc + i * stride, n_tokens);
+            turn(y + r, w->n_rows, acc, stride, n_tokens, n);
         }
 }
 

@@ -1,6 +1,6 @@
 // rope: rotate the first n_dims elements of each head by angles that grow with position; the others are copied.
-//   x: f32 (T, heads * head_dim). Pair i turns by position * angle[i] / factors[i], in double; the host gives the angles, a table
-//   in the program. All tokens' heads in a row are split over threads: the heads of a token share sines and cosines.
+//   x: f32 (T, heads * head_dim). Pair i turns by position * angle[i] / factors[i], in double; the angles are a table in
+//   the program. All tokens' heads in a row are split over threads; the heads of a token share sines and cosines.
 #include "kernels.h"
 #include "mathf.h"
 

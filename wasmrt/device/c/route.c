@@ -1,4 +1,4 @@
-// route: the n_used likeliest experts of each token, best first (ties: the lower id), and their probabilities, made to add to 1.
+// route: the n_used likeliest experts of each token, best first (ties: lower id), and their probabilities, made to sum to 1.
 //   logits: f32 (T, n_experts); experts: i32 (T, n_used), weights: f32 (T, n_used). Rows are split over threads.
 //   Sums of four lanes, then the rest one by one: a fixed order.
 #include "kernels.h"

@@ -7,143 +7,180 @@
 
 #define GROUP_ROWS 8  // rows that are unpacked together, and pass over the tiles together
 
-typedef struct { uint8_t q[256]; int16_t s[16], m[16]; float d, dmin; uint8_t pad[8]; } Unpacked256;
-typedef struct { uint8_t q[32]; float d, m; uint8_t pad[8]; } Unpacked32;
-typedef struct { int16_t q[32]; float d; uint8_t pad[12]; } Unpacked32Wide;
+// Two rows of a block, in the order in which they meet a tile: of each row in turn four bytes, repeated to fill a vector, and after
+// the steps that a scale is for, the scale of each row. Repeated here, since wasmtime's compiler would repeat them by way of general
+// registers, and would not see a multiply-add where one side is a splat. One stream, since each address costs it two instructions.
+typedef struct { v128 stream[192], m[8][2]; float d[2], dmin[2]; } Pair256;
+typedef struct { v128 q[8][2]; float d[2], m[2]; } Pair32;
+typedef struct { v128 q[16][2]; float d[2]; uint8_t pad[8]; } Pair32Wide;
 
-INLINE void unpack_k(int type, const uint8_t* p, Unpacked256* u) {
-    v128 s[2], m[2], q[4];
-#define QUARTER(j)                                                                           \
-    unpack_quarter(type, p, j, q);                                                           \
-    store(u->q + 64 * j, q[0]), store(u->q + 64 * j + 16, q[1]);                             \
-    store(u->q + 64 * j + 32, q[2]), store(u->q + 64 * j + 48, q[3]);
-    QUARTER(0) QUARTER(1) QUARTER(2) QUARTER(3)
-#undef QUARTER
-    unpack_scales(type, p, s, m);
-    store(u->s, s[0]), store(u->m, m[0]);
-    if (!by_32(type)) store(u->s + 8, s[1]), store(u->m + 8, m[1]);
-    u->d = half_to_float((uint16_t)k_d(type, p));
-    u->dmin = has_min(type) ? half_to_float((uint16_t)k_dmin(type, p)) : 0;
+// The four words of x, each repeated, in every second place.
+INLINE void spread(v128* to, v128 x) {
+    store(to, wasm_i32x4_shuffle(x, x, 0, 0, 0, 0)), store(to + 2, wasm_i32x4_shuffle(x, x, 1, 1, 1, 1));
+    store(to + 4, wasm_i32x4_shuffle(x, x, 2, 2, 2, 2)), store(to + 6, wasm_i32x4_shuffle(x, x, 3, 3, 3, 3));
 }
 
 // Products of pairs that an i16 holds: 127 * 2 * 15 * 8, * 31 * 4 and * 63 * 2 are below 2^15.
-INLINE int steps(int type) { return type == Q6_K ? 2 : type == Q5_K ? 4 : by_32(type) ? 8 : 4; }
+INLINE int steps(int type) { return type == Q6_K ? 2 : type == Q4_K ? 8 : 4; }
+
+// Row r of a pair.
+INLINE void unpack_k(int type, const uint8_t* p, Pair256* u, int r) {
+    v128 s[2], m[2], q[4];
+    const int n_steps = steps(type), group = 2 * n_steps + 2;  // vectors of the stream between two scales
+    v128* to = u->stream + r;
+    unpack_scales(type, p, s, m);
+// Sixteen weights are four steps.
+#define SIXTEEN(j, i)                                                                                                  \
+    if (n_steps == 2) {                                                                                                \
+        v128 scale = wasm_i16x8_splat(wasm_i16x8_extract_lane(s[(4 * j + i) / 8], (4 * j + i) % 8));                   \
+        store(to, wasm_i32x4_shuffle(q[i], q[i], 0, 0, 0, 0)), store(to + 2, wasm_i32x4_shuffle(q[i], q[i], 1, 1, 1, 1)); \
+        store(to + 6, wasm_i32x4_shuffle(q[i], q[i], 2, 2, 2, 2)), store(to + 8, wasm_i32x4_shuffle(q[i], q[i], 3, 3, 3, 3)); \
+        store(to + 4, scale), store(to + 10, scale);                                                                   \
+        to += 2 * group;                                                                                               \
+    } else if (n_steps == 4) {                                                                                         \
+        spread(to, q[i]);                                                                                              \
+        store(to + 8, by_32(type) ? wasm_i16x8_splat(wasm_i16x8_extract_lane(s[0], (4 * j + i) / 2))                   \
+                                  : wasm_i16x8_splat(wasm_i16x8_extract_lane(s[(4 * j + i) / 8], (4 * j + i) % 8)));   \
+        to += group;                                                                                                   \
+    } else {                                                                                                           \
+        spread(to + i % 2 * 8, q[i]);                                                                                  \
+        if (i % 2) {                                                                                                   \
+            store(to + 16, wasm_i16x8_splat(wasm_i16x8_extract_lane(s[0], (4 * j + i) / 2)));                          \
+            to += group;                                                                                               \
+        }                                                                                                              \
+    }
+#define QUARTER(j) \
+    unpack_quarter(type, p, j, q); \
+    SIXTEEN(j, 0) SIXTEEN(j, 1) SIXTEEN(j, 2) SIXTEEN(j, 3)
+    QUARTER(0) QUARTER(1) QUARTER(2) QUARTER(3)
+#undef QUARTER
+#undef SIXTEEN
+    spread(&u->m[0][r], m[0]);
+    if (!by_32(type)) spread(&u->m[4][r], m[1]);
+    uint32_t factors = k_factors(type, p);
+    u->d[r] = half_to_float((uint16_t)factors);
+    u->dmin[r] = half_to_float((uint16_t)(factors >> 16));
+}
+
+// What a step, four weights, adds to the four sums of two rows and two halves of a tile.
+#define STEP(part, w, x)                                                                                             \
+    do {                                                                                                             \
+        v128 first = load(w), second = load((w) + 1), low = load(x), high = load((x) + 1);                           \
+        part[0] = wasm_i16x8_add(part[0], dot_pairs(low, first)), part[1] = wasm_i16x8_add(part[1], dot_pairs(high, first));   \
+        part[2] = wasm_i16x8_add(part[2], dot_pairs(low, second)), part[3] = wasm_i16x8_add(part[3], dot_pairs(high, second)); \
+    } while (0)
 
 // Two rows times one tile, added to out[2][8].
-INLINE void k_tile(int type, const Unpacked256* u, const Tile256* x, float* out, size_t stride) {
-    v128 sum[2][2] = {{zero(), zero()}, {zero(), zero()}};
-    const int n_steps = steps(type), per_scale = by_32(type) ? 8 : 4;
+//   The loops go two steps a turn and are not unrolled: wasmtime's compiler loads all that a block loads before it computes, and more
+//   than this does not fit the registers. The empty asm keeps an address in one register.
+INLINE void k_tile(int type, const Pair256* u, const Tile256* tile, float* out, size_t stride) {
+    v128 sum[4] = {zero(), zero(), zero(), zero()};
+    const int n_steps = steps(type);
+    const v128 *w = u->stream, *x = (const v128*)tile->q, *end = x + 128;
+#pragma clang loop unroll(disable)
+    do {
+        v128 part[4] = {zero(), zero(), zero(), zero()};
+        const v128* group_end = x + 2 * n_steps;
+#pragma clang loop unroll(disable)
+        do {
+            __asm__("" : "+r"(w), "+r"(x));
+            STEP(part, w, x);
+            STEP(part, w + 2, x + 2);
+            w += 4, x += 4;
+        } while (n_steps > 2 && x != group_end);
+        v128 a = load(w), b = load(w + 1);
+        w += 2;
+        sum[0] = wasm_i32x4_add(sum[0], wasm_i32x4_dot_i16x8(part[0], a)), sum[1] = wasm_i32x4_add(sum[1], wasm_i32x4_dot_i16x8(part[1], a));
+        sum[2] = wasm_i32x4_add(sum[2], wasm_i32x4_dot_i16x8(part[2], b)), sum[3] = wasm_i32x4_add(sum[3], wasm_i32x4_dot_i16x8(part[3], b));
+    } while (x != end);
+    v128 least[4] = {zero(), zero(), zero(), zero()};
+    const v128 *m = u->m[0], *sums = by_32(type) ? (const v128*)tile->sums_32 : (const v128*)tile->sums_16;
+    const v128* sums_end = sums + (by_32(type) ? 8 : 16);
+#pragma clang loop unroll(disable)
+    do {
+        __asm__("" : "+r"(m), "+r"(sums));
+        v128 first = load(m), second = load(m + 1), low = load(sums), high = load(sums + 1);
+        least[0] = wasm_i32x4_add(least[0], wasm_i32x4_dot_i16x8(first, low)), least[1] = wasm_i32x4_add(least[1], wasm_i32x4_dot_i16x8(first, high));
+        least[2] = wasm_i32x4_add(least[2], wasm_i32x4_dot_i16x8(second, low)), least[3] = wasm_i32x4_add(least[3], wasm_i32x4_dot_i16x8(second, high));
+        m += 2, sums += 2;
+    } while (sums != sums_end);
 #pragma clang loop unroll(full)
-    for (int i = 0; i < 64; i += n_steps) {
-        v128 part[2][2];
-#pragma clang loop unroll(full)
-        for (int k = 0; k < n_steps; k++) {
-            v128 x0 = load(x->q[i + k][0]), x1 = load(x->q[i + k][1]);
-#pragma clang loop unroll(full)
-            for (int r = 0; r < 2; r++) {
-                v128 w = wasm_v128_load32_splat(u[r].q + 4 * (i + k));
-                part[r][0] = k ? wasm_i16x8_add(part[r][0], dot_pairs(x0, w)) : dot_pairs(x0, w);
-                part[r][1] = k ? wasm_i16x8_add(part[r][1], dot_pairs(x1, w)) : dot_pairs(x1, w);
-            }
-        }
-#pragma clang loop unroll(full)
-        for (int r = 0; r < 2; r++) {
-            v128 s = wasm_v128_load16_splat(u[r].s + i / per_scale);
-            sum[r][0] = wasm_i32x4_add(sum[r][0], wasm_i32x4_dot_i16x8(part[r][0], s));
-            sum[r][1] = wasm_i32x4_add(sum[r][1], wasm_i32x4_dot_i16x8(part[r][1], s));
-        }
-    }
-#pragma clang loop unroll(full)
-    for (int r = 0; r < 2; r++) {
-        v128 least[2] = {zero(), zero()};
-#pragma clang loop unroll(full)
-        for (int k = 0; k < (by_32(type) ? 4 : 8); k++) {
-            v128 m = wasm_v128_load32_splat(u[r].m + 2 * k);
-            for (int h = 0; h < 2; h++) {
-                const void* sums = by_32(type) ? (const void*)x->sums_32[k][h] : (const void*)x->sums_16[k][h];
-                least[h] = wasm_i32x4_add(least[h], wasm_i32x4_dot_i16x8(m, load(sums)));
-            }
-        }
-#pragma clang loop unroll(full)
-        for (int h = 0; h < 2; h++) {
-            float* to = out + (size_t)r * stride + 4 * h;
-            v128 dx = load(x->d[h]), y = load(to);
-            v128 isum = has_min(type) ? sum[r][h] : wasm_i32x4_sub(sum[r][h], least[h]);
-            y = wasm_f32x4_add(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u[r].d), dx), wasm_f32x4_convert_i32x4(isum)));
-            if (has_min(type))
-                y = wasm_f32x4_sub(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u[r].dmin), dx), wasm_f32x4_convert_i32x4(least[h])));
-            store(to, y);
-        }
+    for (int i = 0; i < 4; i++) {
+        int r = i / 2, h = i % 2;
+        float* to = out + (size_t)r * stride + 4 * h;
+        v128 dx = load(tile->d[h]), y = load(to);
+        v128 isum = has_min(type) ? sum[i] : wasm_i32x4_sub(sum[i], least[i]);
+        y = wasm_f32x4_add(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u->d[r]), dx), wasm_f32x4_convert_i32x4(isum)));
+        if (has_min(type))
+            y = wasm_f32x4_sub(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u->dmin[r]), dx), wasm_f32x4_convert_i32x4(least[i])));
+        store(to, y);
     }
 }
 
-INLINE void unpack_32_row(int type, const uint8_t* p, Unpacked32* u) {
+INLINE void unpack_32_row(int type, const uint8_t* p, Pair32* u, int r) {
     v128 q[2];
     unpack_32(type, p, q);
-    store(u->q, q[0]), store(u->q + 16, q[1]);
-    u->d = half_to_float(load_u16(p));
-    u->m = has_m(type) ? half_to_float(load_u16(p + 2)) : 0;
+    spread(&u->q[0][r], q[0]), spread(&u->q[4][r], q[1]);
+    u->d[r] = half_to_float(load_u16(p));
+    u->m[r] = has_m(type) ? half_to_float(load_u16(p + 2)) : 0;
 }
 
-INLINE void tile_32(int type, const Unpacked32* u, const Tile32* x, float* out, size_t stride) {
-    v128 sum[2][2], ones = wasm_i16x8_const_splat(1);
+INLINE void tile_32(int type, const Pair32* u, const Tile32* tile, float* out, size_t stride) {
+    v128 sum[4] = {zero(), zero(), zero(), zero()};
     const int n_steps = type == Q4_0 || type == Q4_1 ? 8 : 4;
+    const v128 *w = u->q[0], *x = (const v128*)tile->q, *end = x + 16;
+#pragma clang loop unroll(disable)
+    do {
+        v128 part[4] = {zero(), zero(), zero(), zero()};
+        const v128* group_end = x + 2 * n_steps;
+#pragma clang loop unroll(disable)
+        do {
+            __asm__("" : "+r"(w), "+r"(x));
+            STEP(part, w, x);
+            STEP(part, w + 2, x + 2);
+            w += 4, x += 4;
+        } while (x != group_end);
 #pragma clang loop unroll(full)
-    for (int i = 0; i < 8; i += n_steps) {
-        v128 part[2][2];
+        for (int i = 0; i < 4; i++) sum[i] = wasm_i32x4_add(sum[i], wasm_i32x4_extadd_pairwise_i16x8(part[i]));
+    } while (x != end);
 #pragma clang loop unroll(full)
-        for (int k = 0; k < n_steps; k++)
-#pragma clang loop unroll(full)
-            for (int r = 0; r < 2; r++)
-#pragma clang loop unroll(full)
-                for (int h = 0; h < 2; h++) {
-                    v128 product = dot_pairs(load(x->q[i + k][h]), wasm_v128_load32_splat(u[r].q + 4 * (i + k)));
-                    part[r][h] = k ? wasm_i16x8_add(part[r][h], product) : product;
-                }
-#pragma clang loop unroll(full)
-        for (int r = 0; r < 2; r++)
-#pragma clang loop unroll(full)
-            for (int h = 0; h < 2; h++) {
-                v128 wide = wasm_i32x4_dot_i16x8(part[r][h], ones);
-                sum[r][h] = i ? wasm_i32x4_add(sum[r][h], wide) : wide;
-            }
+    for (int i = 0; i < 4; i++) {
+        int r = i / 2, h = i % 2;
+        float* to = out + (size_t)r * stride + 4 * h;
+        v128 dx = load(tile->d[h]), xs = load(tile->sum[h]), y = load(to), total = sum[i];
+        if (!has_m(type)) total = wasm_i32x4_sub(total, wasm_i32x4_shl(xs, type == Q4_0 ? 3 : 4));
+        y = wasm_f32x4_add(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u->d[r]), dx), wasm_f32x4_convert_i32x4(total)));
+        if (has_m(type))
+            y = wasm_f32x4_add(y, wasm_f32x4_mul(splat_f32(u->m[r]), wasm_f32x4_mul(dx, wasm_f32x4_convert_i32x4(xs))));
+        store(to, y);
     }
-#pragma clang loop unroll(full)
-    for (int r = 0; r < 2; r++)
-#pragma clang loop unroll(full)
-        for (int h = 0; h < 2; h++) {
-            float* to = out + (size_t)r * stride + 4 * h;
-            v128 dx = load(x->d[h]), xs = load(x->sum[h]), y = load(to), total = sum[r][h];
-            if (!has_m(type)) total = wasm_i32x4_sub(total, wasm_i32x4_shl(xs, type == Q4_0 ? 3 : 4));
-            y = wasm_f32x4_add(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u[r].d), dx), wasm_f32x4_convert_i32x4(total)));
-            if (has_m(type))
-                y = wasm_f32x4_add(y, wasm_f32x4_mul(splat_f32(u[r].m), wasm_f32x4_mul(dx, wasm_f32x4_convert_i32x4(xs))));
-            store(to, y);
-        }
 }
 
-INLINE void unpack_q8_0_row(const uint8_t* p, Unpacked32Wide* u) {
-    for (int i = 0; i < 32; i += 8) store(u->q + i, wasm_i16x8_load8x8(p + 2 + i));
-    u->d = half_to_float(load_u16(p));
+INLINE void unpack_q8_0_row(const uint8_t* p, Pair32Wide* u, int r) {
+    for (int i = 0; i < 4; i++) spread(&u->q[4 * i][r], wasm_i16x8_load8x8(p + 2 + 8 * i));
+    u->d[r] = half_to_float(load_u16(p));
 }
 
-INLINE void tile_q8_0(const Unpacked32Wide* u, const Tile32Wide* x, float* out, size_t stride) {
-    v128 sum[2][2];
+INLINE void tile_q8_0(const Pair32Wide* u, const Tile32Wide* tile, float* out, size_t stride) {
+    v128 sum[4] = {zero(), zero(), zero(), zero()};
+    const v128 *w = u->q[0], *x = (const v128*)tile->q, *end = x + 32;
+#pragma clang loop unroll(disable)
+    do {
+        __asm__("" : "+r"(w), "+r"(x));
+#define STEP_WIDE(w, x)                                                                                              \
+    do {                                                                                                             \
+        v128 first = load(w), second = load((w) + 1), low = load(x), high = load((x) + 1);                           \
+        sum[0] = wasm_i32x4_add(sum[0], wasm_i32x4_dot_i16x8(first, low)), sum[1] = wasm_i32x4_add(sum[1], wasm_i32x4_dot_i16x8(first, high));     \
+        sum[2] = wasm_i32x4_add(sum[2], wasm_i32x4_dot_i16x8(second, low)), sum[3] = wasm_i32x4_add(sum[3], wasm_i32x4_dot_i16x8(second, high)); \
+    } while (0)
+        STEP_WIDE(w, x);
+        STEP_WIDE(w + 2, x + 2);
+        w += 4, x += 4;
+    } while (x != end);
 #pragma clang loop unroll(full)
-    for (int k = 0; k < 16; k++)
-#pragma clang loop unroll(full)
-        for (int r = 0; r < 2; r++)
-#pragma clang loop unroll(full)
-            for (int h = 0; h < 2; h++) {
-                v128 product = wasm_i32x4_dot_i16x8(load(x->q[k][h]), wasm_v128_load32_splat(u[r].q + 2 * k));
-                sum[r][h] = k ? wasm_i32x4_add(sum[r][h], product) : product;
-            }
-#pragma clang loop unroll(full)
-    for (int r = 0; r < 2; r++)
-#pragma clang loop unroll(full)
-        for (int h = 0; h < 2; h++) {
-            float* to = out + (size_t)r * stride + 4 * h;
-            v128 scale = wasm_f32x4_mul(splat_f32(u[r].d), load(x->d[h]));
-            store(to, wasm_f32x4_add(load(to), wasm_f32x4_mul(scale, wasm_f32x4_convert_i32x4(sum[r][h]))));
-        }
+    for (int i = 0; i < 4; i++) {
+        float* to = out + (size_t)(i / 2) * stride + 4 * (i % 2);
+        v128 scale = wasm_f32x4_mul(splat_f32(u->d[i / 2]), load(tile->d[i % 2]));
+        store(to, wasm_f32x4_add(load(to), wasm_f32x4_mul(scale, wasm_f32x4_convert_i32x4(sum[i]))));
+    }
 }
