@@ -1,10 +1,15 @@
-"""What every test shares: the folder of outside truth, and skips that CI turns into failures."""
+"""What every test shares: the folder of outside truth, the devices, and skips that CI turns into failures."""
 
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from wasmrt.device.choice import CPU_BUILDS
+from wasmrt.errors import DeviceError
+from wasmrt.resources import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = set(filter(None, os.environ.get("WASMRT_REQUIRE", "").split(",")))
@@ -19,6 +24,33 @@ def skip_or_fail(what: str, why: str) -> None:
     if what in REQUIRED:
         pytest.fail(f"WASMRT_REQUIRE names {what!r}, but {why}")
     pytest.skip(why)
+
+
+def missing_for_cpu() -> str | None:
+    """Why the cpu device cannot be made here, or None."""
+    try:
+        importlib.import_module("wasmtime")
+        for build in CPU_BUILDS:
+            kernels(build)
+    except (ImportError, DeviceError) as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="session")
+def cpu() -> None:
+    """For tests that compute on the cpu device, which is also the default one: its kernels and wasmtime."""
+    if missing := missing_for_cpu():
+        skip_or_fail("cpu", missing)
+
+
+@pytest.fixture(scope="session", params=["reference", "cpu"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device in turn, by name: for what all of them promise."""
+    if request.param == "cpu":
+        request.getfixturevalue("cpu")
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -178,10 +178,13 @@ class Rig:
         self.memory.close()
 
 
-def run_op(kind: Kind, kernel: str, *ins: Any, pos: int = 0, chunk_bytes: int = CHUNK_BYTES, **params: Any) -> F32:
+def run_op(
+    kind: Kind, kernel: str, *ins: Any, pos: int = 0, chunk_bytes: int = CHUNK_BYTES, rig: type[Rig] = Rig, **params: Any
+) -> F32:
     """Run a program of one op and read its result: f32 (T, width). Of `route` that is the weights; run_route gives both.
 
-    ins: in the order of the op's table row, without pos; None where an operand is absent. params: as the recorder takes them.
+    rig: what runs it. params: as the recorder takes them. ins: in the order of the op's table row, without pos:
+        None                                     an operand that is absent
         a Tensor, or an array as w or factors    a weight
         any other array, (T, n)                  a value with these rows
         tokens, n_out                            a list of ids, a number
@@ -217,15 +220,15 @@ def run_op(kind: Kind, kernel: str, *ins: Any, pos: int = 0, chunk_bytes: int = 
         return result if result.rows == "out" else t.last_rows(result)
 
     program = record(page, tensors, chunk_bytes=chunk_bytes)
-    with Rig(kind, (program, tensors), max_tokens=max(n_tokens, min(past, 64)), context=past + n_tokens) as rig:
+    with rig(kind, (program, tensors), max_tokens=max(n_tokens, min(past, 64)), context=past + n_tokens) as runner:
         for start in range(0, past, 64):
             stored = 1 + next(i for i, op in enumerate(program.ops) if op.kernel == "store_kv")
-            rig.device.begin(range(start, min(start + 64, past)), start, 0)
-            asyncio.run(rig.device.run(rig.bounds[:1], range(stored)))
-        return rig.run(given.get("tokens", range(past, past + n_tokens)), pos, given.get("n_out", n_tokens))
+            runner.device.begin(range(start, min(start + 64, past)), start, 0)
+            asyncio.run(runner.device.run(runner.bounds[:1], range(stored)))
+        return runner.run(given.get("tokens", range(past, past + n_tokens)), pos, given.get("n_out", n_tokens))
 
 
-def run_route(kind: Kind, logits: F32, n_used: int) -> tuple[I32, F32]:
+def run_route(kind: Kind, logits: F32, n_used: int, rig: type[Rig] = Rig) -> tuple[I32, F32]:
     """What `route` chooses: the experts, i32 (T, n_used), and their weights."""
     n_tokens, n_experts = logits.shape
     tensors = {"logits": tensor(logits), "ones": tensor(np.ones((n_tokens, n_used))), "ids": tensor(np.arange(n_experts))}
@@ -233,8 +236,9 @@ def run_route(kind: Kind, logits: F32, n_used: int) -> tuple[I32, F32]:
     def experts(t: Recorder, w: SimpleNamespace) -> Operand:
         return t.last_rows(t.expert_mul(t.embed(w.ones), w.ids, t.route(t.embed(w.logits), n_used)[0]))
 
-    with Rig(kind, (record(experts, tensors), tensors)) as rig:
-        return rig.run(range(n_tokens)).astype(np.int32), run_op(kind, "route", logits, n_used=n_used)
+    with rig(kind, (record(experts, tensors), tensors), max_tokens=n_tokens) as runner:
+        chosen = runner.run(range(n_tokens)).astype(np.int32)
+    return chosen, run_op(kind, "route", logits, rig=rig, n_used=n_used)
 
 
 def router_for(experts: I32, n_experts: int) -> F32:

@@ -11,6 +11,9 @@ import time
 import pytest
 
 from tests.gguf_files import random_tensors, write_llama, write_sparse_llama
+from wasmrt.device.choice import CPU_BUILDS, DEVICES
+
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 def wasmrt(*arguments, input=None, timeout=120):
@@ -75,6 +78,9 @@ WRONG_USAGE = [
     (["--memory", "9" * 400], "no amount of memory"),
     (["--context", "0"], "whole number from 1"),
     (["--stop", ""], "stop string"),
+    (["--kv-type", "q8_0"], "invalid choice: 'q8_0'"),
+    (["--threads", "0"], "whole number from 1"),
+    (["--threads", "9" * 12], "whole number from 1 to 1024"),
     (["--frobnicate"], "unrecognized arguments"),
 ]
 ONLY_RUN = [(["-n", "-1"], "expected a whole number from 0 on, not '-1'"), (["--ids", "1,x"], "expected token ids")]
@@ -111,8 +117,35 @@ def test_run_prints_text_and_then_one_line_of_statistics(path):
     assert done.stdout.startswith("the")
     assert done.stdout.endswith("\n")
     assert done.stderr.count("\n") == 1
-    for word in ("tokens", "tok/s", "loaded in", "device reference"):
+    for word in ("tokens", "tok/s", "loaded in", "device cpu"):
         assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "threads"),
+    [
+        ((), "cpu", None),
+        (("--threads", 3), "cpu", 3),
+        (("--device", "cpu:plain"), "cpu", 1),
+        (("--device", "reference"), "reference", 1),
+    ],
+    ids=str,
+)
+def test_run_says_what_computed(path, options, device, threads):
+    """In JSON, and in the line for a person: more threads than one are worth a word."""
+    command = ("run", path, "-p", "the", "-n", 2, *options)
+    found = json.loads(wasmrt(*command, "--json").stdout)
+    assert found["device"] == device
+    assert found["threads"] == threads or (threads is None and found["threads"] >= 1)
+    ending = f"device {device}, {found['threads']} threads\n" if found["threads"] > 1 else f"device {device}\n"
+    assert wasmrt(*command).stderr.endswith(ending)
+
+
+def test_kv_type_reaches_the_model(path):
+    """bench shows the plan: half the cache."""
+    command = ("bench", path, "-p", 4, "-n", 2, "--repeat", 1, "--json", "--kv-type")
+    f32, f16 = (json.loads(wasmrt(*command, kv_type).stdout)["plan"]["kv_bytes"] for kv_type in ("f32", "f16"))
+    assert f32 == 2 * f16
 
 
 def test_run_json(path):
@@ -170,7 +203,7 @@ def test_bench_for_a_person(path):
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 
 
-def test_inspect_and_doctor(path):
+def test_inspect(path):
     shown = wasmrt("inspect", path, "--tensors")
     assert shown.returncode == 0
     assert "runs: yes" in shown.stdout
@@ -191,6 +224,9 @@ def test_help_is_complete():
         shown = wasmrt(command, "--help").stdout
         assert "None" not in shown
         assert all(len(line) <= 100 for line in shown.splitlines())
+        if command in ("run", "chat", "bench"):
+            for word in (*DEVICES, *(f"cpu:{build}" for build in CPU_BUILDS), "--kv-type {f32,f16}", "--threads N"):
+                assert word in shown
     assert wasmrt().returncode == 2
 
 
@@ -247,7 +283,8 @@ def test_ctrl_c_while_generating_keeps_the_text_and_exits_130(tmp_path):
 def test_ctrl_c_while_loading_exits_130(tmp_path):
     """1 GiB of weights (a sparse file) takes a while to read; the note about an option comes just before."""
     path = write_sparse_llama(tmp_path / "large.gguf", n_vocab=4 << 20)
-    code, out, errors = interrupted(["run", path, "--ids", "1", "--threads", 3], "stderr", b"no use for: threads\n")
+    arguments = ["run", path, "--ids", "1", "--device", "reference", "--threads", 3]
+    code, out, errors = interrupted(arguments, "stderr", b"no use for: threads\n")
     assert (code, out) == (130, "")
     assert errors.count("\n") == 1
 
@@ -323,7 +360,7 @@ def test_names_from_a_file_do_not_reach_the_terminal_raw(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
 def test_ctrl_c_with_json_still_prints_what_there_is(tmp_path):
     path = endless_llama(tmp_path / "endless.gguf")
-    arguments = ["run", path, "-p", "the", "-n", 4000, "--top-k", 5, "--threads", 2, "--json"]
+    arguments = ["run", path, "-p", "the", "-n", 4000, "--top-k", 5, "--device", "reference", "--threads", 2, "--json"]
     process = started(arguments, stdin=subprocess.DEVNULL)
     read_until(process, "stderr", b"threads\n")
     time.sleep(1.5)

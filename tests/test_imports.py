@@ -55,6 +55,20 @@ def test_numpy_stays_where_it_belongs():
     assert users == NUMPY
 
 
+def test_inspect_needs_neither_numpy_nor_wasmtime():
+    """Whether a file will run is decided by what the devices have in common, without making one."""
+    code = (
+        "import asyncio, sys\n"
+        "for name in ('numpy', 'wasmtime', 'tqdm', 'psutil'):\n"
+        "    sys.modules[name] = None\n"
+        "from wasmrt.inspect import describe\n"
+        "from wasmrt.resources import demo_model\n"
+        "found = asyncio.run(describe(demo_model()))\n"
+        "assert found['runs'], found['why_not']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_import_wasmrt_needs_nothing_else():
     """`import wasmrt` succeeds with every third-party package hidden, and is quick because it imports none of them."""
     code = (

@@ -99,7 +99,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path, tensors, match):
 def test_unknown_architecture_is_refused_with_the_list(tmp_path):
     path = write_llama(tmp_path / "m.gguf", architecture="plum")
     with pytest.raises(UnsupportedError, match="architecture 'plum' is not supported yet; supported: llama"):
-        wasmrt.load(path)
+        wasmrt.load(path, device="reference")
 
 
 def test_a_part_of_a_split_model_is_refused_as_such(tmp_path):
@@ -108,13 +108,13 @@ def test_a_part_of_a_split_model_is_refused_as_such(tmp_path):
         built(path)
 
 
-def test_a_tied_head_uses_the_embedding(tmp_path):
+def test_a_tied_head_uses_the_embedding(tmp_path, device):
     """Without output.weight, the logits are those of the embedding as the output matrix; it is stored once."""
     tied = write_llama(tmp_path / "tied.gguf", tensors={"output.weight": None})
     embedding = next(t for t in gguf.GGUFReader(tied).tensors if t.name == "token_embd.weight").data
     untied = write_llama(tmp_path / "untied.gguf", tensors={"output.weight": np.array(embedding)})
     ids = [1, 40, 41, 42]
-    with wasmrt.load(tied) as a, wasmrt.load(untied) as b:
+    with wasmrt.load(tied, device=device) as a, wasmrt.load(untied, device=device) as b:
         assert np.array_equal(a.logits(ids), b.logits(ids))
         assert b.plan.weight_bytes - a.plan.weight_bytes == embedding.nbytes
 
@@ -129,7 +129,7 @@ def test_equal_layers_share_a_program(tmp_path):
     assert mixed.programs[1] != mixed.programs[2]
 
 
-def test_an_expert_model_is_recorded_and_runs(tmp_path):
+def test_an_expert_model_is_recorded_and_runs(tmp_path, device):
     """Four experts, two used: an entry an expert; generating works."""
     path = write_llama(tmp_path / "moe.gguf", experts=4)
     layer = built(path).programs[1]
@@ -138,18 +138,18 @@ def test_an_expert_model_is_recorded_and_runs(tmp_path):
         "ffn_up_exps.weight": 4,
         "ffn_down_exps.weight": 4,
     }
-    with wasmrt.load(path) as model:
+    with wasmrt.load(path, device=device) as model:
         generation = model.generate([1, 40, 41], max_tokens=4)
         list(generation)
         assert generation.stats.generated_tokens > 0
 
 
-def test_damaged_weights_are_reported_not_spoken(tmp_path):
+def test_damaged_weights_are_reported_not_spoken(tmp_path, device):
     """NaN in a weight reaches the logits, which are always checked."""
     broken = np.zeros((64, 64), np.float32)
     broken[3, 3] = np.nan
     path = write_llama(tmp_path / "nan.gguf", tensors={"blk.1.attn_output.weight": broken})
-    with wasmrt.load(path) as model:
+    with wasmrt.load(path, device=device) as model:
         with pytest.raises(wasmrt.DeviceError, match="NaN or infinity"):
             list(model.generate([1, 40]))
         with pytest.raises(wasmrt.DeviceError, match="NaN or infinity"):

@@ -1,5 +1,6 @@
 """The README tells the truth: its commands and its Python run as they stand there."""
 
+import inspect
 import re
 import shlex
 import shutil
@@ -8,6 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import wasmrt
+from wasmrt.device.choice import CPU_BUILDS, DEVICES
+from wasmrt.device.device import FORMATS
+from wasmrt.gguf.types import BY_NAME
+
+pytestmark = pytest.mark.usefixtures("cpu")
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,6 +65,19 @@ def test_the_python_example_runs(folder):
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) > 40
+
+
+def test_the_formats_and_devices_are_those_there_are():
+    """The table of what works, and docs/api.md, name what the code names."""
+    (row,) = re.findall(r"\| formats \| (.*) \|", README)
+    assert {BY_NAME[name].id for name in row.split()} == FORMATS
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for device in (*DEVICES, *(f"cpu:{build}" for build in CPU_BUILDS)):
+        assert f'`"{device}"`' in api
+        assert device == "auto" or ":" in device or f"| `{device}` |" in README
+    for option in inspect.signature(wasmrt.open).parameters.values():
+        assert f"`{option.name}`" in api
+        assert option.name == "ref" or f"{option.name}={option.default!r}".replace("'", '"') in api
 
 
 def test_links_lead_somewhere():

@@ -12,6 +12,8 @@ from tests.gguf_files import write_llama
 from wasmrt import sync
 from wasmrt.errors import FormatError
 
+pytestmark = pytest.mark.usefixtures("cpu")
+
 IDS = [1, 40, 50, 45]
 
 

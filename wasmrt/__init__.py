@@ -5,7 +5,8 @@
         for piece in model.generate("Once upon a time"):
             print(piece, end="", flush=True)
 
-`await wasmrt.open(...)` is the same for async code. Errors are the classes of wasmrt.errors.
+`await wasmrt.open(...)` is the same for async code; both take device, memory, context, threads, kv_type and more, which
+engine.open explains. Errors are the classes of wasmrt.errors.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from wasmrt import __version__
 from wasmrt.errors import ContextFull, WasmrtError
-from wasmrt.options import EngineOptions, parse_bytes
+from wasmrt.options import KV_TYPES, MAX_THREADS, EngineOptions, parse_bytes
 
 if TYPE_CHECKING:
     from wasmrt.sampling import SamplerOptions
@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
             _print_json(
                 model=model.name,
                 device=model.stats.device,
+                threads=model.stats.threads,
                 prompt_tokens=generation.prompt_tokens,
                 tokens=generation.tokens,
                 text=generation.text,
@@ -254,9 +255,8 @@ def _opened(args: argparse.Namespace) -> Iterator["SyncModel"]:
     from wasmrt.sync import load
 
     with _bar("loading", unit="B", unit_scale=True, unit_divisor=1024) as progress:
-        model = load(
-            args.model, device=args.device, memory=args.memory, context=args.context, threads=args.threads, progress=progress
-        )
+        names = ("device", "memory", "context", "threads", "kv_type")
+        model = load(args.model, progress=progress, **{name: getattr(args, name) for name in names})
     with model:
         yield model
 
@@ -319,11 +319,12 @@ def _print_json(**fields: Any) -> None:
 
 
 def _statistics(model: "SyncModel", generation: "SyncGeneration") -> str:
-    stats = generation.stats
+    stats, engine = generation.stats, model.stats
+    threads = f", {engine.threads} threads" if engine.threads > 1 else ""
     return (
         f"{stats.generated_tokens} tokens, {stats.decode_tokens_per_second:.1f} tok/s, "
-        f"first token after {stats.first_token_seconds:.2f} s ({stats.prompt_tokens} prompt tokens), "
-        f"loaded in {model.stats.load_seconds:.2f} s, device {model.stats.device}"
+        f"first token after {stats.first_token_seconds:.3f} s ({stats.prompt_tokens} prompt tokens), "
+        f"loaded in {engine.load_seconds:.2f} s, device {engine.device}{threads}"
     )
 
 
@@ -342,10 +343,11 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
-def _whole(minimum: int) -> Callable[[str], Any]:
+def _whole(minimum: int, maximum: int | None = None) -> Callable[[str], Any]:
     def check(text: str) -> int:
-        if not re.fullmatch("-?[0-9]{1,18}", text) or int(text) < minimum:
-            raise ValueError(f"expected a whole number from {minimum} on, not {text[:40]!r}")
+        if not re.fullmatch("-?[0-9]{1,18}", text) or int(text) < minimum or (maximum and int(text) > maximum):
+            some = f"from {minimum} to {maximum}" if maximum else f"from {minimum} on"
+            raise ValueError(f"expected a whole number {some}, not {text[:40]!r}")
         return int(text)
 
     return _checked(check)
@@ -425,12 +427,17 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
 def _add_engine(p: argparse.ArgumentParser) -> None:
     defaults = EngineOptions()
     group = p.add_argument_group("engine")
-    group.add_argument("--device", default=defaults.device, metavar="D", help="auto or reference (default: auto)")
+    devices = "auto, cpu (or cpu:wasm32, cpu:wasm64, cpu:plain), reference (default: auto)"
+    group.add_argument("--device", default=defaults.device, metavar="D", help=devices)
     group.add_argument(
         "--memory", type=_checked(parse_bytes), metavar="B", help="budget for weights, cache and activations, such as 700MiB"
     )
     group.add_argument("--context", type=_whole(1), metavar="N", help="tokens of prompt and answer (default: up to 4096)")
-    group.add_argument("--threads", type=_whole(1), metavar="N", help="threads that compute (default: what suits the machine)")
+    threads = "threads that compute (default: one a physical core)"
+    group.add_argument("--threads", type=_whole(1, MAX_THREADS), metavar="N", help=threads)
+    group.add_argument(
+        "--kv-type", choices=KV_TYPES, help="of the key/value cache: f32, or f16, which takes half the memory (default: f32)"
+    )
 
 
 if __name__ == "__main__":

@@ -55,10 +55,11 @@ async def open(
 ) -> "Model":
     """Open a model: read its header, check it, plan, and bring its weights into memory.
 
-    ref: a path, or None for the bundled demo model. memory: a hard budget for weights, cache and activations, in bytes or as
-    text ("1GiB"); None takes what the machine can spare. context: positions; None takes the model's own, at most 4096, lowered
-    to what the budget holds. threads: None is what suits the machine. kv_type: "f32" or "f16", which takes half the memory and
-    rounds keys and values. progress is called with (bytes read, bytes in all).
+    ref: a path, or None for the bundled demo model. device: "auto" (today "cpu"), "cpu", one of its builds ("cpu:wasm32",
+    "cpu:wasm64", "cpu:plain"), or "reference". memory: a hard budget for weights, cache and activations, in bytes or as text
+    ("1GiB"); None takes what the machine can spare. context: positions; None takes the model's own, at most 4096, lowered to
+    what the budget holds. threads: None takes the physical cores that this process may use. kv_type, of the key/value cache:
+    "f32" (None) or "f16", which takes half the memory and rounds. progress is called with (bytes read, bytes in all).
     Raises FormatError, UnsupportedError, SourceError, BudgetError or DeviceError; cancelling it leaves nothing behind.
     """
     options = EngineOptions(device, parse_bytes(memory), parse_bytes(gpu_memory), context, threads, policy, prefetch, kv_type)

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from wasmrt.device.reference import check_formats
+from wasmrt.device.device import check_formats
 from wasmrt.engine import read_header
 from wasmrt.errors import WasmrtError
 from wasmrt.gguf.metadata import Value

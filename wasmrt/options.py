@@ -9,6 +9,7 @@ Ref = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 POLICIES = ("plan",)
 KV_TYPES = ("f32", "f16")
+MAX_THREADS = 1024  # more is a slip of the hand: each takes memory of its own
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _BYTES = re.compile(r"([0-9]{1,18})(\.[0-9]{1,9})?\s*([kmgt]?i?)b?", re.IGNORECASE)
 
@@ -43,6 +44,8 @@ class EngineOptions:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+        if self.threads is not None and self.threads > MAX_THREADS:
+            raise ValueError(f"threads must be at most {MAX_THREADS}, not {self.threads}")
         if self.kv_type not in (None, *KV_TYPES):
             raise ValueError(f"kv_type {self.kv_type!r} is unknown; there is: {', '.join(KV_TYPES)}")
         if self.policy not in POLICIES:

@@ -185,7 +185,10 @@ class SyncModel:
 
 
 def load(ref: Ref | None = None, **options: Any) -> SyncModel:
-    """Open a model and wait until it is ready; the options are those of wasmrt.open()."""
+    """Open a model and wait until it is ready. Options (device, memory, context, threads, kv_type) are those of wasmrt.open().
+
+    What a device has no use for is named in a note to the logger "wasmrt". Ctrl-C while it loads leaves nothing behind.
+    """
     return SyncModel(call(engine.open(ref, **options), undo=engine.Model.close))
 
 

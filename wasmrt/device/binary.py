@@ -4,8 +4,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 
-from wasmrt.errors import UnsupportedError
-from wasmrt.gguf.types import BY_NAME
+from wasmrt.device.device import check_formats
 from wasmrt.program.ops import KERNELS, Op, Operand, Param, Program, Space, Weight
 
 VERSION = 1
@@ -19,10 +18,6 @@ MAX_OUT, MAX_IN, MAX_PARAMS = 2, 4, 9
 KERNEL_IDS = {name: i for i, name in enumerate(KERNELS)}
 STYLES = {"pairs": 0.0, "halves": 1.0}
 
-FORMATS = {BY_NAME[name].id for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")} | {
-    BY_NAME[name].id for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-}
-
 QUANTIZED = 1  # Op.flags
 
 # Bytes of 256 elements of x, quantized for a kind of weight format: of one row, and of a tile of eight. Source: quantize.h.
@@ -32,12 +27,7 @@ TILE_TOKENS = 8
 
 def serialize(program: Program) -> bytes:
     """A program as bytes: header, ops, weights, constants. Raises UnsupportedError for a format without kernels."""
-    for weight in program.weights:
-        if weight.type.id not in FORMATS:
-            names = ", ".join(name for name, quant in BY_NAME.items() if quant.id in FORMATS)
-            raise UnsupportedError(
-                f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet; supported: {names}"
-            )
+    check_formats([program])
     constants = array("d")
     weights_at = HEADER.size + OP.size * len(program.ops)
     constants_at = weights_at + WEIGHT.size * len(program.weights)

@@ -1,11 +1,12 @@
 """Which device computes: from what was asked for to how it is made. A device's libraries are imported only if it is chosen."""
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from wasmrt.device.device import Device, arena_offsets
-from wasmrt.errors import DeviceError
+from wasmrt.errors import DeviceError, UnsupportedError
 from wasmrt.options import EngineOptions
 from wasmrt.program.ops import Program
 from wasmrt.store.memory import HostMemory, Memory
@@ -15,6 +16,7 @@ log = logging.getLogger("wasmrt")
 
 DEVICES = ("auto", "cpu", "reference")
 CPU_BUILDS = ("wasm32", "wasm64", "plain")  # "cpu:wasm64" and so on force one
+WASMTIME = "wasmtime>=50,<51"  # as pyproject.toml has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,17 @@ def choose(options: EngineOptions) -> Choice:
     """
     name, _, build = options.device.partition(":")
     if name not in DEVICES or (build and (name != "cpu" or build not in CPU_BUILDS)):
-        raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {', '.join(DEVICES)}")
-    unused = ["gpu_memory", "prefetch"] + (["threads", "kv_type"] if name == "reference" else [])
+        there_is = f"{', '.join(DEVICES)}, or a build of the cpu device: {', '.join(f'cpu:{b}' for b in CPU_BUILDS)}"
+        raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {there_is}")
+    unused = ["gpu_memory", "prefetch"]
+    if name == "reference":
+        unused += ["threads", "kv_type"]
+    elif build == "plain":
+        unused += ["threads"]
     given = [option for option in unused if getattr(options, option) is not None]
     chosen = _reference() if name == "reference" else _cpu(options, build)
     if given:
-        log.warning("the %s device has no use for: %s", chosen.name, ", ".join(given))
+        log.warning("the %s device has no use for: %s", options.device if build else chosen.name, ", ".join(given))
     return chosen
 
 
@@ -63,12 +70,15 @@ def _reference() -> Choice:
 
 
 def _cpu(options: EngineOptions, build: str) -> Choice:
+    if sys.platform == "emscripten":
+        raise UnsupportedError("the cpu device does not run in a page yet; use device 'reference', which needs numpy")
     from wasmrt.device import cpu
 
     try:
         from wasmrt.device import cpu_native
     except ImportError as error:
-        raise DeviceError(f"the cpu device needs wasmtime, which is not here ({error}); pip install wasmtime") from error
+        why = f"the cpu device needs wasmtime, which is not here ({error})"
+        raise DeviceError(f'{why}; install it with: python -m pip install "{WASMTIME}"') from error
     n_threads = 1 if build == "plain" else options.threads or cpu_native.default_threads()
     f16_cache = options.kv_type == "f16"
 

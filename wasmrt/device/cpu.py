@@ -135,8 +135,8 @@ class CpuDevice:
         self._host = host
         self._memory = host.memory
         self._f16_cache = f16_cache
-        self._max_tokens = self._max_out = self._context = 0
-        self._n_rows_embedded = 1 << 31
+        self._max_tokens = self._max_out = 0
+        self._context = self._n_rows_embedded = 1 << 31  # until a program says less
         self._programs: dict[Program, int] = {}
         self._failure: DeviceError | None = None
         self._n_out = self._team = 0
@@ -173,7 +173,8 @@ class CpuDevice:
     def bind(self, program: Program, context: int) -> Bound:
         allocate = self._memory.allocate
         context = -(-context // TILE) * TILE
-        self._context = context
+        if program.kv:
+            self._context = context
         element = 2 if self._f16_cache else 4
         kv = tuple(allocate(element * context * width) for width in program.kv)
         state = tuple(allocate(4 * n) for n in program.state)

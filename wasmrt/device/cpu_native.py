@@ -40,7 +40,9 @@ class WasmMemory:
 
     def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, build: str, capacity: int) -> None:
         self.capacity, self.used = capacity, 0
-        kind = next(i.type for i in module.imports if isinstance(i.type, wasmtime.MemoryType))
+        kind = next((i.type for i in module.imports if isinstance(i.type, wasmtime.MemoryType)), None)
+        if kind is None:
+            raise DeviceError(f"the {build} kernels import no memory: they are another module, or damaged; build them again")
         self._start = kind.limits.min * PAGE
         n_pages = -(-(self._start + capacity) // PAGE)
         try:
@@ -95,6 +97,7 @@ class WasmtimeHost:
     def start(self, team: int, stacks: Sequence[int]) -> None:
         self._team = team
         try:
+            self._executor.submit(int)  # its thread begins here: a run() that got none would leave its job to the next
             self._leader = self._instance(stacks[0])
             # Its own instance, since the leader's is busy while there is something to abort. It needs no stack.
             if self.n_threads > 1:
@@ -132,7 +135,7 @@ class WasmtimeHost:
         try:
             return asyncio.get_running_loop().run_in_executor(self._executor, self._run, team)
         except RuntimeError as error:
-            raise DeviceError(f"the system gives no thread to compute in ({error}); close other programs or models") from error
+            raise DeviceError(f"the device was closed ({error}); open the model again") from error
 
     def _run(self, team: int) -> int:
         store, exports = self._leader

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
+from wasmrt.errors import UnsupportedError
+from wasmrt.gguf.types import BY_NAME
 from wasmrt.program.ops import Program
 from wasmrt.store.memory import aligned
+
+# The formats that every device computes with, by ggml's ids: what one can run, all can.
+_NAMES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+FORMATS = frozenset(BY_NAME[name].id for name in _NAMES)
 
 
 class Control(IntEnum):
@@ -115,6 +121,13 @@ async def finish(running: "asyncio.Future[Any]", cancel: Callable[[], None]) -> 
             cancelled = True
             cancel()
     return cancelled
+
+
+def check_formats(programs: Sequence[Program]) -> None:
+    """UnsupportedError for a weight in a format that no device computes with."""
+    for weight in (w for program in programs for w in program.weights if w.type.id not in FORMATS):
+        what = f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet"
+        raise UnsupportedError(f"{what}; supported: {', '.join(_NAMES)}")
 
 
 def arena_offsets(program: Program, max_tokens: int, max_out: int) -> tuple[int, ...]:

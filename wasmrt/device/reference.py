@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wasmrt.device.device import Bound, Candidates, Control, Stop, arena_offsets, finish
-from wasmrt.errors import BudgetError, DeviceError, UnsupportedError
-from wasmrt.gguf.quants import DEQUANTIZE, dequantize
-from wasmrt.gguf.types import TYPES
+from wasmrt.device.device import Bound, Candidates, Control, Stop, arena_offsets, check_formats, finish
+from wasmrt.errors import BudgetError, DeviceError
+from wasmrt.gguf.quants import dequantize
 from wasmrt.program.ops import KERNELS, N_OUT, POS, STATE_SLOTS, TOKENS, Op, Operand, Program, Space, Weight
 from wasmrt.store.memory import Memory
 
@@ -241,15 +240,6 @@ OPS: dict[str, Callable[..., Any]] = {
 
 # Ops that read a weight's rows where they lie; the others get it as a float32 array.
 READS_ROWS = {"embed", "matmul", "expert_matmul"}
-
-
-def check_formats(programs: Sequence[Program]) -> None:
-    """UnsupportedError for a weight in a format that has no definition here."""
-    for weight in (w for program in programs for w in program.weights if w.type.id not in DEQUANTIZE):
-        raise UnsupportedError(
-            f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet; "
-            f"supported: {', '.join(TYPES[i].name for i in DEQUANTIZE)}"
-        )
 
 
 class ReferenceDevice:
