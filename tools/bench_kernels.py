@@ -1,4 +1,4 @@
-"""Speed of the CPU device's matmul for each format: `python tools/bench_kernels.py [--formats Q4_K,Q8_0] [--device cpu:wasm64]`.
+"""Speed of the CPU device's matmul for each format: `python tools/bench_kernels.py [--formats Q4_K,Q8_0] [--threads 1]`.
 
 One table: GB of packed weights read per second at one token, and multiply-adds per second (10^9) at many; medians. Weights are
 random and larger than the caches.
@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import numpy.typing as npt
 
 from wasmrt.device.choice import choose
 from wasmrt.device.device import FORMATS
@@ -31,7 +32,23 @@ def program_of(quant: QuantType, n: int, m: int) -> Program:
     return t.finish(t.last_rows(t.matmul(t.weight("w", quant, (n, m)), x)))
 
 
-async def measure(quant: QuantType, n: int, m: int, tokens: Sequence[int], device: str, threads: int | None, runs: int) -> list[float]:
+def weights_of(quant: QuantType, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """About a MiB of whole blocks, as real weights are: processors are slow at subnormal numbers."""
+    values = (rng.standard_normal(1 << 18) * 0.02).astype(np.float32)
+    if quant.name == "F32":
+        return values.view(np.uint8)
+    if quant.name == "F16":
+        return values.astype(np.float16).view(np.uint8)
+    if quant.name == "BF16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    pool = rng.integers(0, 256, (1 << 20) // quant.block_bytes * quant.block_bytes, dtype=np.uint8)
+    pool[1::2] &= 0x3B  # no f16 exponent of all ones, so no NaN
+    return pool
+
+
+async def measure(
+    quant: QuantType, n: int, m: int, tokens: Sequence[int], device: str, threads: int | None, runs: int
+) -> list[float]:
     """Seconds of the matmul, for each number of tokens: the median of `runs`."""
     program = program_of(quant, n, m)
     choice = choose(EngineOptions(device=device, threads=threads))
@@ -44,8 +61,7 @@ async def measure(quant: QuantType, n: int, m: int, tokens: Sequence[int], devic
         machine.compile([program], max(tokens), max(tokens))
         bound = machine.bind(program, 1)
         rng = np.random.default_rng(1)
-        pool = rng.integers(0, 256, 1 << 20, dtype=np.uint8)
-        pool[1::2] &= 0x3B  # no f16 or f32 exponent of all ones, so no NaN
+        pool = weights_of(quant, rng)
         for i in range(program.n_entries):
             size = 4 * n if i == 0 else min(rows, m - (i - 1) * rows) * row
             bound.table[i] = memory.allocate(size)

@@ -21,6 +21,7 @@ from wasmrt.store.plan import Sizes
 TILE = 64  # positions in a block of keys: a cache is made of whole ones
 STACK_BYTES = 64 << 10  # of each thread
 UNIT_TOKENS, UNIT_ROWS = 16, 64  # tokens, and rows, that attention takes at once: attention.c
+FLOAT_ROWS = 4  # rows of a float weight that meet a token together: floats.h
 GROUP_ROWS = 8  # rows of a weight that the tile kernels take together: tiles.h
 TEAM_BYTES = 424
 TEAM_TAIL = struct.Struct("<12I5Q4I")  # the team from n_threads on
@@ -78,7 +79,7 @@ def frames(programs: Sequence[Program], max_tokens: int, max_out: int) -> Frames
     return Frames(
         arena=max(arena_offsets(p, max_tokens, max_out)[-1] for p in programs),
         quantized=max((_quantized(op, p, max_tokens) for op, p in ops), default=0),
-        row=4 * max((w.shape[0] for w in weights), default=0),
+        row=4 * FLOAT_ROWS * max((w.shape[0] for w in weights), default=0),
         acc=max(4 * GROUP_ROWS * (max_tokens + 7), *(4 * w.shape[2] for w in weights if w.is_expert), 0),
         attention=max((_attention(op, p) for op, p in ops if op.kernel == "attention"), default=0),
         candidates=16 + 16 * n_vocab,
@@ -277,7 +278,8 @@ class CpuDevice:
         return Candidates(view(ids, 4 * k).cast("i").tolist(), view(best, 4 * k).cast("f").tolist(), rest, rest_at)
 
     def _set_control(self, value: Control) -> None:
-        struct.pack_into("<I", self._team_view, CONTROL_AT, value)
+        if self._team_view[CONTROL_AT] != Control.ABORT:  # which stays: those who have not seen it yet would wait for ever
+            self._team_view[CONTROL_AT] = value
 
     def _check_open(self) -> None:
         if self._failure is not None:
@@ -288,6 +290,10 @@ class CpuDevice:
         self._failure = self._failure or closed
         if self._team:
             self._set_control(Control.ABORT)
+            # A run that is leaving still looks here: at a copy, so that who keeps a closed device keeps none of its memory.
+            self._team_view = memoryview(bytearray(self._team_view))
+            self._ids_view = memoryview(bytearray(self._ids_view)).cast("i")
+            self._run_list_view = memoryview(bytearray(self._run_list_view)).cast("Q")
         self._host.abort()
 
 

@@ -3,6 +3,7 @@
 //   Quantized formats: x is quantized to 8 bits a block (quantize.h), products and sums of a block are exact integers, blocks are
 //   added in f32 in order; by rows (rows.h) for few tokens, by tiles (tiles.h) for many: bit for bit the same.
 //   F32, F16, BF16: f32 products, summed in sixteen lanes, always the same way.
+#include "floats.h"
 #include "tiles.h"
 
 // Few tokens: y[r] for n_rows rows that follow one another.
@@ -23,20 +24,6 @@ static size_t x_row_bytes(uint32_t type, uint32_t n) {
     }
 }
 
-static float dot_f32(const float* w, const float* x, uint32_t n) {
-    v128 a = zero(), b = zero(), c = zero(), d = zero();
-    uint32_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        a = wasm_f32x4_add(a, wasm_f32x4_mul(load(w + i), load(x + i)));
-        b = wasm_f32x4_add(b, wasm_f32x4_mul(load(w + i + 4), load(x + i + 4)));
-        c = wasm_f32x4_add(c, wasm_f32x4_mul(load(w + i + 8), load(x + i + 8)));
-        d = wasm_f32x4_add(d, wasm_f32x4_mul(load(w + i + 12), load(x + i + 12)));
-    }
-    float sum = sum_f32(wasm_f32x4_add(wasm_f32x4_add(a, b), wasm_f32x4_add(c, d)));
-    for (; i < n; i++) sum += w[i] * x[i];
-    return sum;
-}
-
 // Rows of one entry times one token; x: f32 or quantized.
 static void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const void* x, float* y, uint32_t n_rows) {
     uint32_t blocks = w->n / (w->type >= Q2_K && w->type <= Q6_K ? 256 : 32);
@@ -51,16 +38,7 @@ static void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const v
         case Q4_K: rows_Q4_K(p, w->row_bytes, blocks, x, y, n_rows); break;
         case Q5_K: rows_Q5_K(p, w->row_bytes, blocks, x, y, n_rows); break;
         case Q6_K: rows_Q6_K(p, w->row_bytes, blocks, x, y, n_rows); break;
-        default:
-            for (uint32_t r = 0; r < n_rows; r++, p += w->row_bytes) {
-                const float* row = (const float*)p;
-                if (w->type != F32) {
-                    float* unpacked = (float*)(scratch(c) + c->team->row_at);
-                    dequantize(w->type, p, unpacked, w->n);
-                    row = unpacked;
-                }
-                y[r] = dot_f32(row, x, w->n);
-            }
+        default: float_rows(w, p, x, y, 0, n_rows, 1, (float*)(scratch(c) + c->team->row_at));
     }
 }
 
@@ -134,14 +112,17 @@ void matmul(const Call* c) {
     }
     const uint8_t* quantized = at(c->team->quantized);
     if (!tiled) {
-        size_t x_bytes = kind ? x_row_bytes(w->type, w->n) : 4 * (size_t)w->n;
-        const uint8_t* x_rows = kind ? quantized : (const uint8_t*)x;
+        size_t x_bytes = x_row_bytes(w->type, w->n);
         while (take(c, w->n_rows, grain_of(w), &begin, &end))
             for (uint32_t r = begin, n; r < end; r += n) {
                 const uint8_t* p = packed(c, w, 0, r, &n_left);
                 n = end - r < n_left ? end - r : n_left;
+                if (!kind) {
+                    float_rows(w, p, x, y + r, w->n_rows, n, n_tokens, (float*)(scratch(c) + c->team->row_at));
+                    continue;
+                }
                 for (uint32_t t = 0; t < n_tokens; t++)
-                    few_tokens(c, w, p, x_rows + t * x_bytes, y + (size_t)t * w->n_rows + r, n);
+                    few_tokens(c, w, p, quantized + t * x_bytes, y + (size_t)t * w->n_rows + r, n);
             }
         return;
     }
