@@ -58,7 +58,7 @@ class Wasmrt:
             "tokens": tokens,
             "first_token_seconds": sample.first_token_seconds,
             "decode_seconds": sample.decode_seconds,
-            "overhead_seconds": sample.decode_seconds - sample.run_seconds,
+            "overhead_seconds": sample.decode_seconds - sample.kernel_seconds,
         }
 
 

@@ -7,18 +7,17 @@ can read stands beside it. Python's share is what neither the device nor waiting
 import logging
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from wasmrt.errors import WasmrtError
 from wasmrt.generate import GenerationStats, generate
 from wasmrt.sampling import SamplerOptions
 
 if TYPE_CHECKING:  # so that peak_rss_bytes can be had from any interpreter
-    from wasmrt.device.device import Device
     from wasmrt.engine import Model
     from wasmrt.store.plan import Plan
 
@@ -48,8 +47,7 @@ class Sample:
     generated_tokens: int
     decode_steps: int
     decode_seconds: float
-    run_seconds: float  # of decode: in device.run
-    candidates_seconds: float  # of decode: choosing the likeliest tokens on the device
+    kernel_seconds: float  # of decode: in the device's kernels
     decode_stalled_seconds: float  # of decode: waiting for bytes
     stalled_seconds: float  # of prefill and decode together
 
@@ -60,10 +58,10 @@ class Sample:
 
     @property
     def python_seconds_per_token(self) -> float | None:
-        """What a decode step spends outside of the device and not waiting for bytes."""
+        """What a decode step spends neither in the device's kernels nor waiting for bytes."""
         if not self.decode_steps:
             return None
-        elsewhere = self.run_seconds + self.candidates_seconds + self.decode_stalled_seconds
+        elsewhere = self.kernel_seconds + self.decode_stalled_seconds
         return max(0.0, self.decode_seconds - elsewhere) / self.decode_steps
 
     @property
@@ -75,32 +73,6 @@ class Sample:
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **{name: getattr(self, name) for name in SUMMED_UP}}
-
-
-class Watched:
-    """A device of which the time in `run` and `candidates` is counted."""
-
-    def __init__(self, device: "Device") -> None:
-        self.run_seconds = 0.0
-        self.candidates_seconds = 0.0
-        self._device = device
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._device, name)
-
-    async def run(self, *arguments: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return await self._device.run(*arguments)
-        finally:
-            self.run_seconds += time.perf_counter() - started
-
-    def candidates(self, *arguments: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return self._device.candidates(*arguments)
-        finally:
-            self.candidates_seconds += time.perf_counter() - started
 
 
 async def measure(
@@ -146,6 +118,7 @@ async def measure(
     decode = medians["decode_tokens_per_second"]
     # Which experts a token visits is not known here.
     achieved = None if decode is None or model.config.n_experts else plan.touched_bytes * decode
+    peak = peak_rss_bytes()  # before the memory that the next line reads
     possible = machine_read_bandwidth(threads)
     return {
         "model": model.name,
@@ -161,7 +134,7 @@ async def measure(
         "read_share": achieved / possible if achieved is not None and possible else None,
         "bytes_per_pass": bytes_read / passes,
         "bytes_bound": bytes_bound(plan),
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": peak,
         "spread": {name: spread([getattr(sample, name) for sample in samples]) for name in SUMMED_UP},
         "samples": [sample.as_dict() for sample in samples],
         "plan": plan.as_dict(),
@@ -176,21 +149,14 @@ async def repetition(
     A first token other than the last prompt's leaves nothing in the cache to be used again.
     """
     stats = GenerationStats()
-    device = model.device
-    watched = Watched(device)
-    before = model.stats.store["stalled_seconds"]
-    run_seconds = candidates_seconds = stalled = 0.0
-    model.device = cast("Device", watched)
-    try:
-        async for token in generate(model, prompt, SamplerOptions(temperature=0.0, top_k=1), n_new, (), stats):
-            if stats.generated_tokens == 1:  # decode begins here
-                run_seconds, candidates_seconds = watched.run_seconds, watched.candidates_seconds
-                stalled = model.stats.store["stalled_seconds"]
-            if on_token:
-                on_token(token)
-    finally:
-        model.device = device
-    after = model.stats.store["stalled_seconds"]
+    before = model.stats
+    decode = before  # what it was when decode began
+    async for token in generate(model, prompt, SamplerOptions(temperature=0.0, top_k=1), n_new, (), stats):
+        if stats.generated_tokens == 1:
+            decode = model.stats
+        if on_token:
+            on_token(token)
+    after = model.stats
     return Sample(
         first_token_seconds=stats.first_token_seconds,
         prefill_tokens_per_second=stats.prefill_tokens_per_second,
@@ -198,10 +164,9 @@ async def repetition(
         generated_tokens=stats.generated_tokens,
         decode_steps=stats.decode_steps,
         decode_seconds=stats.decode_seconds,
-        run_seconds=watched.run_seconds - run_seconds,
-        candidates_seconds=watched.candidates_seconds - candidates_seconds,
-        decode_stalled_seconds=after - stalled,
-        stalled_seconds=after - before,
+        kernel_seconds=after.kernel_seconds - decode.kernel_seconds,
+        decode_stalled_seconds=after.store["stalled_seconds"] - decode.store["stalled_seconds"],
+        stalled_seconds=after.store["stalled_seconds"] - before.store["stalled_seconds"],
     )
 
 
@@ -228,8 +193,13 @@ def bytes_bound(plan: "Plan") -> int:
 
 
 def machine_read_bandwidth(threads: int) -> float | None:
-    """Bytes per second that so many threads read from memory on this machine, or None where nothing here can measure it."""
-    return None
+    """Bytes per second that so many threads read from memory on this machine, or None where the kernels cannot be run."""
+    try:
+        from wasmrt.device.cpu_native import read_bandwidth
+
+        return read_bandwidth(threads)
+    except (ImportError, WasmrtError):
+        return None
 
 
 def peak_rss_bytes() -> int | None:

@@ -123,6 +123,7 @@ class ModelStats:
     device: str
     threads: int
     load_seconds: float
+    kernel_seconds: float  # in the device's kernels
     passes: int  # through the layers, each for one or more tokens
     store: Mapping[str, Any]
 
@@ -355,8 +356,8 @@ class Model:
 
     @property
     def stats(self) -> ModelStats:
-        device = self.device
-        return ModelStats(device.name, device.n_threads, self._load_seconds, self._passes, self._store.metrics.as_dict())
+        device, store = self.device, self._store.metrics.as_dict()
+        return ModelStats(device.name, device.n_threads, self._load_seconds, device.kernel_seconds, self._passes, store)
 
     async def close(self) -> None:
         """Stop the device and give the memory back. Idempotent; a running pass is cancelled."""
@@ -364,7 +365,7 @@ class Model:
             return
         self._closed = True
         self.device.close()
-        self._bounds = ()
+        self._bounds, self._store.tables = (), ()
         self._memory.close()
         await self._source.close()
 

@@ -36,6 +36,7 @@ class Host(Protocol):
     """The kernels' module with its memory and threads."""
 
     n_threads: int
+    kernel_seconds: float  # in exported functions so far
 
     @property
     def memory(self) -> Memory: ...
@@ -145,6 +146,10 @@ class CpuDevice:
     @property
     def n_threads(self) -> int:
         return self._host.n_threads
+
+    @property
+    def kernel_seconds(self) -> float:
+        return self._host.kernel_seconds
 
     def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
         allocate = self._memory.allocate

@@ -9,8 +9,11 @@ import contextlib
 import ctypes
 import functools
 import os
+import statistics
 import threading
-from collections.abc import Awaitable, Sequence
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,6 +43,7 @@ class WasmMemory:
 
     def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, build: str, capacity: int) -> None:
         self.capacity, self.used = capacity, 0
+        self.store: Any = None  # of an unshared memory
         kind = next((i.type for i in module.imports if isinstance(i.type, wasmtime.MemoryType)), None)
         if kind is None:
             raise DeviceError(f"the {build} kernels import no memory: they are another module, or damaged; build them again")
@@ -76,7 +80,7 @@ class WasmMemory:
         return self._bytes[address : address + n_bytes]
 
     def close(self) -> None:
-        self.extern = None
+        self.extern = self.store = None
         self._bytes = memoryview(b"")
         self.capacity = self.used = 0
 
@@ -90,8 +94,11 @@ class WasmtimeHost:
         self._engine, self._module = _compiled(build, reservation)
         self.memory = WasmMemory(self._engine, self._module, build, capacity)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="wasmrt-cpu")
+        self.kernel_seconds = 0.0
         self._team = 0
-        self._aborter: tuple[wasmtime.Store, Any] | None = None
+        self._lock = threading.Lock()  # several threads may fail at once
+        self._leader: tuple[wasmtime.Store, Any] | None = None
+        self._aborter: Callable[[], object] = bool  # there is nothing to abort
         self._failure: BaseException | None = None
 
     def start(self, team: int, stacks: Sequence[int]) -> None:
@@ -99,12 +106,14 @@ class WasmtimeHost:
         try:
             self._executor.submit(int)  # its thread begins here: a run() that got none would leave its job to the next
             self._leader = self._instance(stacks[0])
-            # Its own instance, since the leader's is busy while there is something to abort. It needs no stack.
+            # Its own instance, since the leader's is busy while there is something to abort. It needs no stack. A finalizer,
+            # so that a host that is dropped and not closed ends its threads.
             if self.n_threads > 1:
-                self._aborter = self._instance(stacks[0])
+                self._aborter = weakref.finalize(self, _abort_team, *self._instance(stacks[0]), team)
             for i in range(1, self.n_threads):
                 store, exports = self._instance(stacks[i])
-                threading.Thread(target=self._work, args=(store, exports, i), name=f"wasmrt-cpu-{i}", daemon=True).start()
+                args = weakref.ref(self), store, exports, team, i
+                threading.Thread(target=_work, args=args, name=f"wasmrt-cpu-{i}", daemon=True).start()
         except (RuntimeError, wasmtime.WasmtimeError) as error:  # wasmtime's Trap is one too
             self.abort()
             what = f"the {self.build} kernels do not start ({_line(error)})"
@@ -116,43 +125,66 @@ class WasmtimeHost:
         exports["__stack_pointer"].set_value(store, stack)
         return store, exports
 
-    def _work(self, store: wasmtime.Store, exports: Any, thread: int) -> None:
-        try:
-            exports["work"](store, self._team, thread)
-        except BaseException as error:
-            self._failure = error
-            self.abort()
-
     def call(self, name: str, *args: float) -> float:
+        if self._leader is None:
+            raise _closed()
         store, exports = self._leader
+        started = time.perf_counter()
         try:
             result: float = exports[name](store, *args)
+            self.kernel_seconds += time.perf_counter() - started
         except wasmtime.WasmtimeError as error:
             raise _trapped(error) from error
         return result
 
     def run(self, team: int) -> Awaitable[int]:
+        leader = self._leader
+        if leader is None:
+            raise _closed()
         try:
-            return asyncio.get_running_loop().run_in_executor(self._executor, self._run, team)
+            return asyncio.get_running_loop().run_in_executor(self._executor, self._run, team, *leader)
         except RuntimeError as error:
-            raise DeviceError(f"the device was closed ({error}); open the model again") from error
+            raise _closed() from error
 
-    def _run(self, team: int) -> int:
-        store, exports = self._leader
+    def _run(self, team: int, store: wasmtime.Store, exports: Any) -> int:
+        started = time.perf_counter()
         try:
             status = int(exports["run"](store, team))
+            self.kernel_seconds += time.perf_counter() - started
         except BaseException as error:
-            self._failure = error
-            self.abort()
+            self.fail(error)
         if self._failure is not None:
             raise _trapped(self._failure) from self._failure
         return status
 
     def abort(self) -> None:
-        if self._aborter is not None:
-            store, exports = self._aborter
-            exports["abort_team"](store, self._team)
-        self._executor.shutdown(wait=False)
+        with self._lock:
+            self._aborter()  # once
+            self._aborter, self._leader = bool, None  # instances hold the memory: who keeps a closed device keeps no more
+            self._executor.shutdown(wait=False)
+
+    def fail(self, error: BaseException) -> None:
+        """End a run with this error: one of its threads has left it."""
+        self._failure = error
+        self.abort()
+
+
+def _work(host: "weakref.ref[WasmtimeHost]", store: wasmtime.Store, exports: Any, team: int, thread: int) -> None:
+    """A worker's life. It holds no host, so that one that is dropped goes away."""
+    try:
+        exports["work"](store, team, thread)
+    except BaseException as error:
+        alive = host()
+        if alive is not None:
+            alive.fail(error)
+
+
+def _abort_team(store: wasmtime.Store, exports: Any, team: int) -> None:
+    exports["abort_team"](store, team)
+
+
+def _closed() -> DeviceError:
+    return DeviceError("the device was closed; open the model again")
 
 
 def _trapped(error: BaseException) -> DeviceError:
@@ -194,3 +226,27 @@ def default_threads() -> int:
 def choose_build(n_bytes: int) -> str:
     """The fastest build whose memory can hold n_bytes."""
     return "wasm32" if n_bytes <= LARGEST_WASM32 else "wasm64"
+
+
+READ_BYTES = 256 << 20  # more than any cache holds
+
+
+def read_bandwidth(n_threads: int, runs: int = 7) -> float:
+    """Bytes per second that n_threads kernels read from memory: the median of a few runs. Takes READ_BYTES for a moment."""
+    host = WasmtimeHost("wasm32", READ_BYTES + n_threads * PAGE, n_threads)
+    share = aligned(READ_BYTES // n_threads)
+    places = [host.memory.allocate(share) for _ in range(n_threads)]
+    for place in places:
+        host.memory.view(place, share)[:] = b"\1" * share  # pages that nobody has written are all one page of zeros
+    instances = [host._instance(host.memory.allocate(PAGE) + PAGE) for _ in places]
+    rates = []
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in range(runs):
+            started = time.perf_counter()
+            reads = [pool.submit(e["read_memory"], s, p, share) for (s, e), p in zip(instances, places, strict=True)]
+            for read in reads:
+                read.result()
+            rates.append(n_threads * share / (time.perf_counter() - started))
+    host.abort()
+    host.memory.close()
+    return statistics.median(rates)

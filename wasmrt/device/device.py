@@ -68,6 +68,10 @@ class Device(Protocol):
     name: str
 
     @property
+    def kernel_seconds(self) -> float:
+        """Seconds that kernels have computed so far: what is beside them is our own overhead."""
+
+    @property
     def n_threads(self) -> int:
         """How many threads compute."""
 

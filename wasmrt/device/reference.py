@@ -6,6 +6,7 @@ Shapes: T tokens, n elements a row. Activations are float32; sums are numpy's, i
 
 import asyncio
 import math
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -255,6 +256,7 @@ class ReferenceDevice:
         self._max_tokens = self._max_out = self._arena = 0
         self._ids = np.zeros(0, np.int32)
         self._pos = self._n_out = 0
+        self.kernel_seconds = 0.0
 
     def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
         check_formats(programs)
@@ -294,6 +296,13 @@ class ReferenceDevice:
         self._control = max(self._control, Control.CANCEL)
 
     def _run(self, bounds: Sequence[Bound], ops: range) -> Stop:
+        started = time.perf_counter()
+        try:
+            return self._run_segments(bounds, ops)
+        finally:
+            self.kernel_seconds += time.perf_counter() - started
+
+    def _run_segments(self, bounds: Sequence[Bound], ops: range) -> Stop:
         last = len(bounds) - 1
         for i, bound in enumerate(bounds):
             some = range(0 if i else ops.start, ops.stop if i == last else len(bound.program.ops))
