@@ -23,9 +23,10 @@ STACK_BYTES = 64 << 10  # of each thread
 UNIT_TOKENS, UNIT_ROWS = 16, 64  # tokens, and rows, that attention takes at once: attention.c
 FLOAT_ROWS = 4  # rows of a float weight that meet a token together: floats.h
 GROUP_ROWS = 8  # rows of a weight that the tile kernels take together: tiles.h
-TEAM_BYTES = 424
-TEAM_TAIL = struct.Struct("<12I5Q4I")  # the team from n_threads on
+TEAM_BYTES = 432
+TEAM_TAIL = struct.Struct("<12I6Q4I")  # the team from n_threads on
 TEAM_TAIL_AT = 320
+CURSOR_BYTES = 64  # of each thread: a cache line
 CONTROL_AT = 0
 BINDING = struct.Struct("<5Q")
 
@@ -93,7 +94,7 @@ def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, n_threads:
     """What a device asks of the memory beside the weights. programs: of all segments, in the order of the pass."""
     f = frames(programs, max_tokens, max_out)
     element = 2 if f16_cache else 4
-    threads = [STACK_BYTES, f.scratch] * n_threads
+    threads = [STACK_BYTES, CURSOR_BYTES, f.scratch] * n_threads
     fixed = [TEAM_BYTES, f.arena, f.quantized, f.candidates, f.ids, f.run_list, *threads]
     fixed += [len(serialize(p)) for p in dict.fromkeys(programs)] + [_binding_bytes(p) for p in programs]
     return Sizes(
@@ -171,9 +172,10 @@ class CpuDevice:
         self._ids_view = self._memory.view(self._ids, f.ids).cast("i")
         self._quantized, self._candidates = allocate(f.quantized), allocate(f.candidates)
         stacks = [allocate(STACK_BYTES) + STACK_BYTES for _ in range(self.n_threads)]
+        self._cursors = [allocate(CURSOR_BYTES) for _ in range(self.n_threads)][0]
         scratch = [allocate(f.scratch) for _ in range(self.n_threads)]  # one after another
         self._scratch = scratch[0]
-        self._tail = [0] * 21
+        self._tail = [0] * 22
         self._host.start(self._team, stacks)
 
     def bind(self, program: Program, context: int) -> Bound:
@@ -208,7 +210,7 @@ class CpuDevice:
         self._n_out = n_out
         f = self._frames
         self._tail = [self.n_threads, self._f16_cache, self._context, n, pos, n_out, 0, 0, 0, 0, 0, 0]
-        self._tail += [self._ids, self._run_list, self._quantized, self._scratch, f.scratch]
+        self._tail += [self._ids, self._run_list, self._quantized, self._cursors, self._scratch, f.scratch]
         self._tail += [0, aligned(f.row), aligned(f.row) + aligned(f.acc), 0]
 
     async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:

@@ -61,6 +61,7 @@ typedef struct {
     uint32_t status, segment, op;               // where and why it stopped
     uint64_t ids, bindings;                     // i32 (n_tokens); u64 (n_bindings): addresses of Bindings
     uint64_t quantized;                         // the x of a matmul, quantized (quantize.h)
+    uint64_t cursors;                           // u32 of each thread, a cache line apart: how much of its share is taken
     uint64_t scratch, scratch_bytes;            // each thread's own: scratch + thread * scratch_bytes, split as below
     uint32_t row_at, acc_at, attention_at, unused;  // where its parts begin
 } Team;
@@ -115,6 +116,10 @@ int meet(const Call* c);
 
 // Take the next `grain` of n pieces of work; zero when none is left, or when the run is to end early. Starts anew after meet().
 int take(const Call* c, uint32_t n, uint32_t grain, uint32_t* begin, uint32_t* end);
+
+// The same, but a thread goes through its own share of n from the start to the end, `grain` by grain, and then helps the others.
+// For what is read from memory: a processor reads ahead where addresses go on, so many short pieces in turns are a third slower.
+int take_near(const Call* c, uint32_t n, uint32_t grain, uint32_t* begin, uint32_t* end);
 
 // This thread's fixed share of n.
 static inline void share(const Call* c, uint32_t n, uint32_t* begin, uint32_t* end) {

@@ -113,7 +113,7 @@ void matmul(const Call* c) {
     const uint8_t* quantized = at(c->team->quantized);
     if (!tiled) {
         size_t x_bytes = x_row_bytes(w->type, w->n);
-        while (take(c, w->n_rows, grain_of(w), &begin, &end))
+        while (take_near(c, w->n_rows, grain_of(w), &begin, &end))
             for (uint32_t r = begin, n; r < end; r += n) {
                 const uint8_t* p = packed(c, w, 0, r, &n_left);
                 n = end - r < n_left ? end - r : n_left;

@@ -27,12 +27,15 @@ static void sleep_on(uint32_t* word, uint32_t seen) {
 static void wake(uint32_t* word) { __builtin_wasm_memory_atomic_notify((int*)word, ~0u); }
 #endif
 
+static inline uint32_t* cursor(Team* t, uint32_t thread) { return at(t->cursors + 64 * (uint64_t)thread); }
+
 int meet(const Call* c) {
     Team* t = c->team;
     uint32_t phase = look(&t->phase);
     if (__atomic_add_fetch(&t->arrived, 1, __ATOMIC_ACQ_REL) == t->n_threads) {
         t->arrived = 0;
         t->next = 0;
+        for (uint32_t i = 0; i < t->n_threads; i++) *cursor(t, i) = 0;
         t->leave = look(&t->control);
         __atomic_store_n(&t->phase, phase + 1, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST)) wake(&t->phase);
@@ -53,6 +56,20 @@ int take(const Call* c, uint32_t n, uint32_t grain, uint32_t* begin, uint32_t* e
     *begin = __atomic_fetch_add(&c->team->next, grain, __ATOMIC_RELAXED);
     *end = *begin + grain < n ? *begin + grain : n;
     return *begin < n;
+}
+
+int take_near(const Call* c, uint32_t n, uint32_t grain, uint32_t* begin, uint32_t* end) {
+    uint32_t threads = c->team->n_threads;
+    if (look(&c->team->control) != RUN) return 0;
+    for (uint32_t i = 0; i < threads; i++) {
+        uint32_t owner = (c->thread + i) % threads;
+        uint32_t first = (uint32_t)((uint64_t)n * owner / threads), last = (uint32_t)((uint64_t)n * (owner + 1) / threads);
+        if (look(cursor(c->team, owner)) >= last - first) continue;
+        *begin = first + __atomic_fetch_add(cursor(c->team, owner), grain, __ATOMIC_RELAXED);
+        *end = *begin + grain < last ? *begin + grain : last;
+        if (*begin < last) return 1;
+    }
+    return 0;
 }
 
 // Whether an expert that `route` chose is not in memory.
