@@ -29,6 +29,7 @@ TEAM_TAIL_AT = 320
 CURSOR_BYTES = 64  # of each thread: a cache line
 CONTROL_AT = 0
 BINDING = struct.Struct("<5Q")
+ASK = struct.Struct("<4d5Q4I")  # candidates.c
 
 DONE, CANCELLED, ABORTED, MISSING, BAD_PROGRAM, ABSENT_WEIGHT = range(6)  # what run() returns
 
@@ -84,7 +85,7 @@ def frames(programs: Sequence[Program], max_tokens: int, max_out: int) -> Frames
         row=4 * FLOAT_ROWS * max((w.shape[0] for w in weights), default=0),
         acc=max(4 * GROUP_ROWS * (max_tokens + 7), *(4 * w.shape[2] for w in weights if w.is_expert), 0),
         attention=max((_attention(op, p) for op, p in ops if op.kernel == "attention"), default=0),
-        candidates=16 + 16 * n_vocab,
+        candidates=aligned(ASK.size) + 16 * n_vocab,
         ids=4 * max_tokens,
         run_list=8 * len(programs),
     )
@@ -172,9 +173,8 @@ class CpuDevice:
         self._ids_view = self._memory.view(self._ids, f.ids).cast("i")
         self._quantized, self._candidates = allocate(f.quantized), allocate(f.candidates)
         stacks = [allocate(STACK_BYTES) + STACK_BYTES for _ in range(self.n_threads)]
-        self._cursors = [allocate(CURSOR_BYTES) for _ in range(self.n_threads)][0]
-        scratch = [allocate(f.scratch) for _ in range(self.n_threads)]  # one after another
-        self._scratch = scratch[0]
+        self._cursors = min(allocate(CURSOR_BYTES) for _ in range(self.n_threads))  # one after another
+        self._scratch = min(allocate(f.scratch) for _ in range(self.n_threads))
         self._tail = [0] * 22
         self._host.start(self._team, stacks)
 
@@ -272,16 +272,14 @@ class CpuDevice:
         logits = head.slots[head.program.result.index] + 4 * n * (self._n_out - 1)
         k = min(k, n)
         penalised = array("i", set(recent) if penalty != 1.0 else ())
-        sums = self._candidates
-        ids, best, given, saved = (sums + 16 + 4 * n * i for i in range(4))
-        view = self._memory.view
+        view, ask = self._memory.view, self._candidates
+        ids, best, given, saved = (ask + aligned(ASK.size) + 4 * n * i for i in range(4))
         view(given, 4 * len(penalised)).cast("i")[:] = memoryview(penalised)
-        wrong = self._host.call(
-            "candidates", logits, n, k, given, len(penalised), float(penalty), float(temperature), ids, best, sums, saved
-        )
-        if wrong:
+        where = (logits, ids, best, given, saved)
+        ASK.pack_into(view(ask, ASK.size), 0, 0, 0, penalty, temperature, *where, n, k, len(penalised), 0)
+        if self._host.call("candidates", ask):
             raise _not_numbers()
-        rest, rest_at = view(sums, 16).cast("d")
+        rest, rest_at = view(ask, 16).cast("d")
         return Candidates(view(ids, 4 * k).cast("i").tolist(), view(best, 4 * k).cast("f").tolist(), rest, rest_at)
 
     def _set_control(self, value: Control) -> None:

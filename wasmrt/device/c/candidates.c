@@ -93,26 +93,35 @@ static double log_sum_exp(const float* x, uint32_t n, double temperature) {
     return (double)largest / temperature + log_f64(sum);
 }
 
+// What is asked and answered; device/cpu.py writes it. In one struct, since each argument of a call costs Python some microseconds.
+typedef struct {
+    double rest, rest_at;                           // the answer beside ids and best
+    double penalty, temperature;
+    uint64_t logits, ids, best, recent, saved;      // f32 (n), i32 (k), f32 (k), i32 (n_recent), f32 (n_recent) of scratch
+    uint32_t n, k, n_recent, unused;
+} Ask;
+
 // Finds the k best of n logits, best first (ties: the lower id): ids, and best, their logits.
 //   The n_recent different ids `recent` are held at a penalty: their logits become l / penalty, or l * penalty below 0.
-//   rest: log(sum(exp(l))) over all others, and the same of l / temperature; -infinity where there are none, the second also at
-//   temperature 0. saved: n_recent floats of scratch. Returns 1, and nothing else, if a logit is NaN or infinite.
+//   rest: log(sum(exp(l))) over all others, rest_at the same of l / temperature; -infinity where there are none, rest_at also at
+//   temperature 0. Returns 1, and nothing else, if a logit is NaN or infinite.
 //   The logits are written to, and are as before at the end. 1 <= k <= n.
-EXPORT("candidates") uint32_t candidates(
-    float* logits, uint32_t n, uint32_t k, const int32_t* recent, uint32_t n_recent, double penalty, double temperature,
-    int32_t* ids, float* best, double* rest, float* saved
-) {
-    if (!all_finite(logits, n)) return 1;
-    for (uint32_t i = 0; i < n_recent; i++) {
+EXPORT("candidates") uint32_t candidates(Ask* a) {
+    float *logits = at(a->logits), *best = at(a->best), *saved = at(a->saved);
+    int32_t *ids = at(a->ids), *recent = at(a->recent);
+    if (!all_finite(logits, a->n)) return 1;
+    for (uint32_t i = 0; i < a->n_recent; i++) {
         float logit = saved[i] = logits[recent[i]];
-        logits[recent[i]] = (float)(logit > 0 ? logit / penalty : logit * penalty);
+        logits[recent[i]] = (float)(logit > 0 ? logit / a->penalty : logit * a->penalty);
     }
-    find_best(logits, n, k, ids, best);
-    for (uint32_t i = 0; i < k; i++) logits[ids[i]] = -__builtin_inff();
-    rest[0] = log_sum_exp(logits, n, 1);
-    rest[1] = temperature == 1 ? rest[0] : temperature > 0 ? log_sum_exp(logits, n, temperature) : -__builtin_inf();
-    for (uint32_t i = 0; i < k; i++) logits[ids[i]] = best[i];
-    for (uint32_t i = 0; i < n_recent; i++) logits[recent[i]] = saved[i];
+    find_best(logits, a->n, a->k, ids, best);
+    for (uint32_t i = 0; i < a->k; i++) logits[ids[i]] = -__builtin_inff();
+    a->rest = log_sum_exp(logits, a->n, 1);
+    a->rest_at = a->temperature == 1  ? a->rest
+                 : a->temperature > 0 ? log_sum_exp(logits, a->n, a->temperature)
+                                      : -__builtin_inf();
+    for (uint32_t i = 0; i < a->k; i++) logits[ids[i]] = best[i];
+    for (uint32_t i = 0; i < a->n_recent; i++) logits[recent[i]] = saved[i];
     return 0;
 }
 
