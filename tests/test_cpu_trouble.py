@@ -22,7 +22,7 @@ from tests.programs import CPU, PLAIN, Kind, Rig, normal, record, tensor
 from tools.make_test_model import SHAPES, write_model
 from wasmrt import resources
 from wasmrt.device import cpu_native
-from wasmrt.device.device import Control
+from wasmrt.device.cpu import ABORT_AT
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
@@ -164,7 +164,7 @@ def test_a_pass_that_is_cancelled_while_it_ends_for_good(how, pause):
             if how == "closed":
                 rig.device.close()
             else:
-                rig.device._set_control(Control.ABORT)           # as a thread that fails does
+                rig.device._team_view[ABORT_AT] = 1              # as a thread that fails does
             await asyncio.sleep(pause)
             task.cancel()
             with pytest.raises((wasmrt.DeviceError, asyncio.CancelledError)):
@@ -256,6 +256,19 @@ def test_a_process_that_may_not_reserve_memory_lives_on():
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "Error the system refuses" in done.stdout
+
+
+def test_a_container_with_few_processors_gets_few_threads(monkeypatch, tmp_path):
+    """Its limit is a quota of time: the machine's processors are all to be seen."""
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    monkeypatch.setattr(cpu_native, "CPU_QUOTA", tmp_path / "cpu.max")
+    seen = [cpu_native.default_threads()]
+    for quota in ("max 100000", "250000 100000", "50000 100000", "1600000 100000"):
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+        seen.append(cpu_native.default_threads())
+    assert seen == [8, 8, 2, 1, 8]
 
 
 @pytest.mark.parametrize("name", ["wasmrt-cpu-1", "wasmrt-cpu-2", "wasmrt-cpu_0"])
@@ -409,6 +422,58 @@ def test_a_closed_model_keeps_no_memory(large, kind):
         assert resident() - before > 50 * MIB
     assert wait_until(lambda: resident() - before < 25 * MIB)
     assert model.plan.total_bytes > 50 * MIB
+
+
+@pytest.mark.parametrize("kind", [CPU, PLAIN], ids=lambda kind: kind.name)
+def test_a_failed_model_keeps_no_memory(large, kind):
+    """An exception that is kept to be raised again would hold frames, and these the memory."""
+    before = resident()
+    with wasmrt.load(large, device=kind.device, threads=kind.threads) as model:
+        model.engine._bounds[1].table[0] = 0xFFFF_0000
+        with pytest.raises(wasmrt.DeviceError, match="a kernel failed"):
+            list(model.generate([5, 6], max_tokens=2))
+    assert wait_until(lambda: resident() - before < 25 * MIB)
+    assert model.plan.total_bytes > 50 * MIB
+
+
+@pytest.mark.parametrize("kind", [CPU, PLAIN, WASM64], ids=lambda kind: kind.name)
+def test_a_view_outlives_its_model(kind):
+    """Whoever still has one after close() reads old bytes; a segmentation fault would end this process."""
+    rig = rig_of_rows(kind)
+    rig.run([0])
+    table, wanted = rig.bounds[0].table, list(rig.bounds[0].table)
+    with rig:
+        pass
+    del rig
+    gc.collect()
+    assert list(table) == wanted
+
+
+FORKED = """
+import os, signal, wasmrt
+with wasmrt.load(device="cpu", threads=2) as model:
+    want = list(model.generate([5, 6], max_tokens=3))
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        try:
+            list(model.generate([5, 7], max_tokens=3))
+        except wasmrt.DeviceError as error:
+            model.close()
+            os._exit("does not survive a fork" in str(error))
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 1, status
+    assert list(model.generate([5, 6], max_tokens=3)) == want
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_told_and_its_parent_goes_on():
+    """It has no threads: it would wait for them for ever. Closing what it has leaves the parent alone."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_thousand_generations_leave_nothing_behind():

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Iterator
 
 from wasmrt.device.device import check_formats
+from wasmrt.errors import UnsupportedError
 from wasmrt.program.ops import KERNELS, Op, Operand, Param, Program, Space, Weight
 
 VERSION = 1
@@ -26,7 +27,7 @@ TILE_TOKENS = 8
 
 
 def serialize(program: Program) -> bytes:
-    """A program as bytes: header, ops, weights, constants. Raises UnsupportedError for a format without kernels."""
+    """A program as bytes: header, ops, weights, constants. Raises UnsupportedError for a weight that no kernel takes."""
     check_formats([program])
     constants = array("d")
     weights_at = HEADER.size + OP.size * len(program.ops)
@@ -90,7 +91,10 @@ def _weight(w: Weight) -> bytes:
     n = w.shape[0]
     n_rows = w.shape[1] if len(w.shape) > 1 else 1
     n_experts = w.shape[2] if w.is_expert else 0
-    return WEIGHT.pack(w.type.id, w.first, w.n_entries, w.rows_per_entry, n, n_rows, n_experts, w.type.row_bytes(n))
+    row_bytes = w.type.row_bytes(n)
+    if row_bytes >> 32:
+        raise UnsupportedError(f"tensor {w.name!r} has rows of {row_bytes} bytes; the kernels take rows below 4 GiB")
+    return WEIGHT.pack(w.type.id, w.first, w.n_entries, w.rows_per_entry, n, n_rows, n_experts, row_bytes)
 
 
 def rope_angles(

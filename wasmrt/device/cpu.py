@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wasmrt.device.binary import quantized_bytes, serialize
-from wasmrt.device.device import Bound, Candidates, Control, Stop, arena_offsets, finish
+from wasmrt.device.device import Bound, Candidates, Stop, arena_offsets, finish
 from wasmrt.errors import DeviceError
 from wasmrt.program.ops import Op, Program
 from wasmrt.store.memory import Memory, aligned
@@ -27,7 +27,7 @@ TEAM_BYTES = 432
 TEAM_TAIL = struct.Struct("<12I6Q4I")  # the team from n_threads on
 TEAM_TAIL_AT = 320
 CURSOR_BYTES = 64  # of each thread: a cache line
-CONTROL_AT = 0
+CANCEL_AT, ABORT_AT = 0, 1  # bytes of the control word, so that none of them undoes the other
 BINDING = struct.Struct("<5Q")
 ASK = struct.Struct("<4d5Q4I")  # candidates.c
 
@@ -142,7 +142,7 @@ class CpuDevice:
         self._max_tokens = self._max_out = 0
         self._context = self._n_rows_embedded = 1 << 31  # until a program says less
         self._programs: dict[Program, int] = {}
-        self._failure: DeviceError | None = None
+        self._failure = ""  # why nothing more is computed; not the exception, whose frames would keep the memory
         self._n_out = self._team = 0
 
     @property
@@ -220,13 +220,13 @@ class CpuDevice:
         self._tail[6:12] = len(bounds), ops.start, ops.stop, 0, 0, 0
         TEAM_TAIL.pack_into(self._team_view, TEAM_TAIL_AT, *self._tail)
         running = asyncio.ensure_future(self._host.run(self._team))
-        cancelled = await finish(running, lambda: self._set_control(Control.CANCEL))
+        cancelled = await finish(running, self._cancel)
         failed = running.exception()
         if failed is not None:
-            self._failure = self._failure or (failed if isinstance(failed, DeviceError) else DeviceError(str(failed)))
-        self._check_open()
+            self._failure = self._failure or str(failed) or repr(failed)
+        self._check_open(failed)
         if cancelled:
-            self._set_control(Control.RUN)
+            self._team_view[CANCEL_AT] = 0
             raise asyncio.CancelledError
         return self._stop(running.result(), bounds, ops)
 
@@ -282,19 +282,17 @@ class CpuDevice:
         rest, rest_at = view(ask, 16).cast("d")
         return Candidates(view(ids, 4 * k).cast("i").tolist(), view(best, 4 * k).cast("f").tolist(), rest, rest_at)
 
-    def _set_control(self, value: Control) -> None:
-        if self._team_view[CONTROL_AT] != Control.ABORT:  # which stays: those who have not seen it yet would wait for ever
-            self._team_view[CONTROL_AT] = value
+    def _cancel(self) -> None:
+        self._team_view[CANCEL_AT] = 1
 
-    def _check_open(self) -> None:
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
+    def _check_open(self, cause: BaseException | None = None) -> None:
+        if self._failure:
+            raise DeviceError(self._failure) from cause
 
     def close(self) -> None:
-        closed = DeviceError("the device was closed, so this pass was not finished; open the model again")
-        self._failure = self._failure or closed
+        self._failure = self._failure or "the device was closed, so this pass was not finished; open the model again"
         if self._team:
-            self._set_control(Control.ABORT)
+            self._team_view[ABORT_AT] = 1
             # A run that is leaving still looks here: at a copy, so that who keeps a closed device keeps none of its memory.
             self._team_view = memoryview(bytearray(self._team_view))
             self._ids_view = memoryview(bytearray(self._ids_view)).cast("i")

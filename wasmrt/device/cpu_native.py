@@ -1,7 +1,7 @@
 """The CPU device's host on a desktop: wasmtime, one store and one instance of the module a thread, all on one memory.
 
 Traps of wasmtime-py 50: SharedMemory passes the address of its pointer to an import where the pointer is meant; a shared memory
-cannot be larger than Config.memory_reservation, whose default is 4 GiB; a Trap's text is a page, of which the first line tells.
+cannot be larger than Config.memory_reservation, whose default is 4 GiB; a Trap's text is a page, whose end tells the cause.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import wasmtime
@@ -26,6 +27,7 @@ from wasmrt.store.memory import aligned
 
 PAGE = 65536
 BUILDS = ("wasm32", "wasm64", "plain")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 LARGEST_WASM32 = 7 << 29  # 3.5 GiB; 32-bit addresses are faster, so they are used wherever they reach
 
 
@@ -63,7 +65,7 @@ class WasmMemory:
             refused = f"the system refuses {capacity} bytes of memory ({_line(error)})"
             raise BudgetError(f"{refused}; choose a smaller budget") from error
         pages: Any = (ctypes.c_ubyte * (n_pages * PAGE)).from_address(ctypes.addressof(base.contents))
-        pages.owner = self.extern  # views may outlive us; the memory goes with the last of them
+        pages.owner = self.extern, self.store  # views may outlive us; the memory goes with the last of them
         self._bytes = memoryview(pages).cast("B")
 
     def allocate(self, n_bytes: int) -> int:
@@ -100,6 +102,7 @@ class WasmtimeHost:
         self._leader: tuple[wasmtime.Store, Any] | None = None
         self._aborter: Callable[[], object] = bool  # there is nothing to abort
         self._failure: BaseException | None = None
+        self._process = os.getpid()
 
     def start(self, team: int, stacks: Sequence[int]) -> None:
         self._team = team
@@ -126,9 +129,7 @@ class WasmtimeHost:
         return store, exports
 
     def call(self, name: str, *args: float) -> float:
-        if self._leader is None:
-            raise _closed()
-        store, exports = self._leader
+        store, exports = self._ready()
         started = time.perf_counter()
         try:
             result: float = exports[name](store, *args)
@@ -138,13 +139,18 @@ class WasmtimeHost:
         return result
 
     def run(self, team: int) -> Awaitable[int]:
-        leader = self._leader
-        if leader is None:
-            raise _closed()
+        leader = self._ready()
         try:
             return asyncio.get_running_loop().run_in_executor(self._executor, self._run, team, *leader)
         except RuntimeError as error:
             raise _closed() from error
+
+    def _ready(self) -> tuple[wasmtime.Store, Any]:
+        if os.getpid() != self._process:  # it has the memory and no threads: a run would wait for ever
+            raise DeviceError("a model does not survive a fork; open it in the process that uses it")
+        if self._leader is None:
+            raise _closed()
+        return self._leader
 
     def _run(self, team: int, store: wasmtime.Store, exports: Any) -> int:
         started = time.perf_counter()
@@ -165,7 +171,7 @@ class WasmtimeHost:
 
     def fail(self, error: BaseException) -> None:
         """End a run with this error: one of its threads has left it."""
-        self._failure = error
+        self._failure = error.with_traceback(None)  # its frames hold the memory
         self.abort()
 
 
@@ -222,6 +228,9 @@ def default_threads() -> int:
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no Linux container, or one without a limit ("max")
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        allowed = min(allowed, quota // period)  # threads beyond it are stopped in turns, and the others wait for them
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
 
 

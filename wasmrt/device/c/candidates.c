@@ -100,6 +100,7 @@ typedef struct {
     uint64_t logits, ids, best, recent, saved;      // f32 (n), i32 (k), f32 (k), i32 (n_recent), f32 (n_recent) of scratch
     uint32_t n, k, n_recent, unused;
 } Ask;
+_Static_assert(sizeof(Ask) == 88, "device/cpu.py ASK");
 
 // Finds the k best of n logits, best first (ties: the lower id): ids, and best, their logits.
 //   The n_recent different ids `recent` are held at a penalty: their logits become l / penalty, or l * penalty below 0.

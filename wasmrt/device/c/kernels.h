@@ -1,11 +1,11 @@
 // What all kernels share: the binary form of programs, the team of threads, and access to operands.
 //
-// The Python side of every struct here is device/cpu.py, which writes them into memory; VERSION changes with any of them.
+// The Python side of the structs is device/binary.py (programs) and device/cpu.py; VERSION changes with any of them.
 // Addresses are 64-bit in every build, so that one layout serves wasm32 and wasm64.
 //
-// Bit-identity: the three builds, any number of threads and any split of a prompt give the same bits. So rows and heads are split
-// over threads, never sums; integer sums may be taken in any order, f32 sums are taken in one; nothing is contracted or relaxed
-// but integer dots whose second operand is in 0..127.
+// Bit-identity: the three builds, any number of threads and any split of a prompt give the same bits. So rows and heads are
+// split over threads, never sums; integer sums may be taken in any order, f32 sums are taken in one; nothing is contracted or
+// relaxed but integer dots whose second operand is in 0..127.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -27,7 +27,7 @@ typedef struct {
     double params[9];
 } Op;
 
-enum { QUANTIZED = 1 };  // Op.flags: the op before has left this x quantized as this op wants it
+enum { QUANTIZED = 1 };  // Op.flags: the product before has left this x quantized as this op wants it
 
 typedef struct {
     uint32_t type;  // ggml's id of the format
@@ -45,7 +45,8 @@ typedef struct {
     uint64_t program, table, slots, kv, state;
 } Binding;
 
-enum { RUN, CANCEL, ABORT };                    // Team.control
+// Team.control: the host writes its first byte, abort_team its second, so that neither takes back what the other said.
+enum { RUN, CANCEL, ABORT = 256 };
 enum { DONE, CANCELLED, ABORTED, MISSING, BAD_PROGRAM, ABSENT_WEIGHT };  // Team.status
 
 // One team of threads with one memory: everything that a run needs, and what the threads meet over.
@@ -65,6 +66,15 @@ typedef struct {
     uint64_t scratch, scratch_bytes;            // each thread's own: scratch + thread * scratch_bytes, split as below
     uint32_t row_at, acc_at, attention_at, unused;  // where its parts begin
 } Team;
+
+// The sizes that the Python side has too.
+_Static_assert(sizeof(Operand) == 12, "device/binary.py OPERAND");
+_Static_assert(sizeof(Op) == 152, "device/binary.py OP");
+_Static_assert(sizeof(Weight) == 32, "device/binary.py WEIGHT");
+_Static_assert(sizeof(Program) == 32, "device/binary.py HEADER");
+_Static_assert(sizeof(Binding) == 40, "device/cpu.py BINDING");
+_Static_assert(offsetof(Team, n_threads) == 320, "device/cpu.py TEAM_TAIL_AT");
+_Static_assert(sizeof(Team) == 432, "device/cpu.py TEAM_BYTES");
 
 // One thread's view of one op.
 typedef struct {
@@ -117,8 +127,8 @@ int meet(const Call* c);
 // Take the next `grain` of n pieces of work; zero when none is left, or when the run is to end early. Starts anew after meet().
 int take(const Call* c, uint32_t n, uint32_t grain, uint32_t* begin, uint32_t* end);
 
-// The same, but a thread goes through its own share of n from the start to the end, `grain` by grain, and then helps the others.
-// For what is read from memory: a processor reads ahead where addresses go on, so many short pieces in turns are a third slower.
+// The same, but a thread goes through its own share of n from start to end, `grain` by grain, and then helps the others. For
+// what is read from memory: a processor reads ahead where addresses go on, so many short pieces in turns are a third slower.
 int take_near(const Call* c, uint32_t n, uint32_t grain, uint32_t* begin, uint32_t* end);
 
 // This thread's fixed share of n.

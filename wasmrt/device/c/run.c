@@ -16,6 +16,7 @@ static Kernel* const KERNELS[] = {
 enum { N_KERNELS = sizeof KERNELS / sizeof *KERNELS, EMBED = 0, ROUTE = 10, EXPERT_MATMUL = 11 };
 
 static inline uint32_t look(const uint32_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+static inline int is_aborted(const Team* t) { return look(&t->control) >= ABORT; }
 
 #ifdef PLAIN
 static void sleep_on(uint32_t* word, uint32_t seen) { (void)word, (void)seen; }
@@ -42,7 +43,7 @@ int meet(const Call* c) {
         return t->leave != RUN;
     }
     for (uint32_t round = 0; look(&t->phase) == phase; round++) {
-        if (look(&t->control) == ABORT) return 1;
+        if (is_aborted(t)) return 1;
         if (round < SPIN) continue;
         __atomic_add_fetch(&t->sleepers, 1, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&t->phase, __ATOMIC_SEQ_CST) == phase) sleep_on(&t->phase, phase);
@@ -93,7 +94,7 @@ static uint32_t run_segment(Call* c, uint32_t first, uint32_t end, uint32_t* sto
         *stopped = i;
         c->op = &ops[i];
         KERNELS[c->op->kernel](c);
-        if (meet(c)) return look(&c->team->control) == ABORT ? ABORTED : CANCELLED;
+        if (meet(c)) return is_aborted(c->team) ? ABORTED : CANCELLED;
         *stopped = i + 1;
         if (c->op->kernel == ROUTE && lacks_experts(c)) return MISSING;
     }
@@ -103,7 +104,7 @@ static uint32_t run_segment(Call* c, uint32_t first, uint32_t end, uint32_t* sto
 static void run_ops(Team* t, uint32_t thread) {
     Call c = {.team = t, .thread = thread};
     uint32_t status = DONE, segment = 0, op = t->first_op;
-    if (meet(&c)) status = look(&t->control) == ABORT ? ABORTED : CANCELLED;
+    if (meet(&c)) status = is_aborted(t) ? ABORTED : CANCELLED;
     for (; status == DONE && segment < t->n_bindings; segment++) {
         c.binding = at(entry(t->bindings, segment));
         c.program = at(c.binding->program);
@@ -171,7 +172,7 @@ __attribute__((export_name("run"))) uint32_t run(Team* t) {
 // A worker: takes part in every run until the team is aborted.
 __attribute__((export_name("work"))) void work(Team* t, uint32_t thread) {
     uint32_t job = 0;
-    while (look(&t->control) != ABORT) {
+    while (!is_aborted(t)) {
         uint32_t now = look(&t->job);
         if (now == job) {
             sleep_on(&t->job, job);
@@ -184,7 +185,7 @@ __attribute__((export_name("work"))) void work(Team* t, uint32_t thread) {
 
 // End all waiting: every thread returns from run() and work(). The team is of no use after it.
 __attribute__((export_name("abort_team"))) void abort_team(Team* t) {
-    __atomic_store_n(&t->control, ABORT, __ATOMIC_SEQ_CST);
+    __atomic_fetch_or(&t->control, ABORT, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&t->job, 1, __ATOMIC_SEQ_CST);
     wake(&t->job);
     wake(&t->phase);
