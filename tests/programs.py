@@ -144,7 +144,7 @@ class Rig:
         n_bytes = sizes.kv_bytes(context) + sum(map(aligned, sizes.state_frames + sizes.activation_frames)) + spare
         for program, tensors in segments:
             n_bytes += sum(aligned(len(piece)) for w in program.weights for piece in pieces(w, tensors[w.name].data))
-        self.memory, self.device = choice.make(n_bytes)
+        self.memory, self.device = choice.make(programs, n_bytes)
         self.device.compile(programs, max_tokens, max_tokens)
         self.bounds: list[Bound] = []
         for program, tensors in segments:

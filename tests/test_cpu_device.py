@@ -112,9 +112,10 @@ class Guarded(Rig):
         frame(device._quantized, f.quantized)[:] = True
         frame(device._candidates, f.candidates)[:] = True
         for i in range(device.n_threads):
-            scratch = device._scratch + i * f.scratch
-            for at, n_bytes in ((0, f.row), (aligned(f.row), f.acc), (aligned(f.row) + aligned(f.acc), f.attention)):
-                frame(scratch + at, n_bytes)[:] = True
+            at = device._scratch + i * f.scratch
+            for n_bytes in (f.row, f.acc, f.attention, f.order):
+                frame(at, n_bytes)[:] = True
+                at += aligned(n_bytes)
             # The stacks lie before the scratch. Half of each must be enough.
             frame(device._scratch - i * STACK_BYTES - STACK_BYTES // 2, STACK_BYTES // 2)[:] = True
         positions = np.array(sorted(self.positions))
@@ -649,8 +650,8 @@ class Far(Kind):
     def choose(self) -> Choice:
         choice = Kind.choose(self)
 
-        def make(n_bytes: int) -> tuple[Memory, Device]:
-            memory, device = choice.make(n_bytes + self.gap)
+        def make(programs, n_bytes: int) -> tuple[Memory, Device]:
+            memory, device = choice.make(programs, n_bytes + self.gap)
             memory.allocate(self.gap)
             return memory, device
 
@@ -666,7 +667,7 @@ class Far(Kind):
 def test_addresses_far_up(far):
     """Slots, cache, weights and programs past 4 or 2 GiB: an address that is cut anywhere would find zeros, or nothing."""
     try:
-        far.choose().make(1 << 20)[1].close()
+        far.choose().make([], 1 << 20)[1].close()
     except wasmrt.BudgetError as error:
         pytest.skip(str(error))
     parts = segments(layer, expert_layer, recurrent_layer, layer)

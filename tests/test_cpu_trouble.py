@@ -258,16 +258,29 @@ def test_a_process_that_may_not_reserve_memory_lives_on():
     assert "Error the system refuses" in done.stdout
 
 
+LARGE = 10**10  # bytes of weights: every core has something to do
+
+
+def test_small_models_get_few_threads(monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
+    monkeypatch.setattr(cpu_native, "CPU_QUOTA", Path("nowhere"))
+    assert [cpu_native.default_threads(mib << 20) for mib in (0, 1, 8, 16, 24, 31, 5000)] == [1, 1, 1, 2, 3, 4, 4]
+    with wasmrt.load() as model:
+        assert model.stats.threads == 1
+
+
 def test_a_container_with_few_processors_gets_few_threads(monkeypatch, tmp_path):
     """Its limit is a quota of time: the machine's processors are all to be seen."""
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
     monkeypatch.setattr(cpu_native, "CPU_QUOTA", tmp_path / "cpu.max")
-    seen = [cpu_native.default_threads()]
+    seen = [cpu_native.default_threads(LARGE)]
     for quota in ("max 100000", "250000 100000", "50000 100000", "1600000 100000"):
         (tmp_path / "cpu.max").write_text(quota + "\n")
-        seen.append(cpu_native.default_threads())
+        seen.append(cpu_native.default_threads(LARGE))
     assert seen == [8, 8, 2, 1, 8]
 
 

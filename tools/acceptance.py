@@ -221,7 +221,7 @@ def beside_llama_cpp(setup: Setup) -> dict[str, Any]:
     if not there:
         raise Skip(bench_peers.HOW_TO_GET_IT)
     options = {"most_others": setup.most_others, "peer_python": setup.peer_python}
-    preset = argparse.Namespace(device="cpu", threads=default_threads(), **options)
+    preset = argparse.Namespace(device="cpu", threads=default_threads(1 << 40), **options)
     return bench_peers.measure(bench_peers.parser().parse_args([str(model_file(setup, *SMALL))], preset))
 
 

@@ -56,7 +56,7 @@ async def measure(
     row = quant.row_bytes(n)
     rows = program.weights[1].rows_per_entry
     n_bytes = sum(map(aligned, sizes.activation_frames)) + aligned(4 * n) + program.weights[1].n_entries * aligned(rows * row)
-    memory, machine = choice.make(n_bytes)
+    memory, machine = choice.make([program], n_bytes)
     try:
         machine.compile([program], max(tokens), max(tokens))
         bound = machine.bind(program, 1)

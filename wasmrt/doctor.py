@@ -16,6 +16,7 @@ from wasmrt.options import EngineOptions
 PACKAGES = ("jinja2", "numpy", "psutil", "tqdm", "wasmtime")
 PROMPT = "Once upon a time"
 N_TOKENS = 12
+LARGE = 1 << 40  # bytes of weights: a model that gives every core something to do
 
 # NMSE of the cpu device's logits from the reference device's. It rounds activations to 8 bits, which is worth 1.4e-4 for this
 # prompt and the demo model; a kernel that goes wrong is off by about 1.
@@ -70,7 +71,7 @@ def _cpu(truth: Sequence[float]) -> dict[str, Any]:
         choose(EngineOptions(device="cpu"))  # says it where wasmtime is missing
         from wasmrt.device.cpu_native import default_threads
 
-        return {"threads": default_threads()}
+        return {"threads": default_threads(LARGE)}
 
     def compute(build: str) -> dict[str, Any]:
         text, logits = _try_model(f"cpu:{build}")

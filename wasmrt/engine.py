@@ -77,7 +77,7 @@ async def open(
         plan = make_plan(built.table, sizes, budget, options.context, built.config.n_ctx_train)
         for note in plan.notes:
             log.warning(note)
-        store_memory, machine = choice.make(plan.total_bytes)
+        store_memory, machine = choice.make(built.programs, plan.total_bytes)
         try:
             machine.compile(built.programs, CHUNK, max_out)
             bounds = [machine.bind(program, plan.context) for program in built.programs]

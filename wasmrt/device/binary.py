@@ -39,10 +39,10 @@ def serialize(program: Program) -> bytes:
     return (header + ops + weights).ljust(constants_at, b"\0") + constants.tobytes()
 
 
-def quantized_bytes(weight: Weight, n_rows: int) -> int:
-    """Bytes of n_rows rows of x, quantized as a matmul with this weight wants them; 0 for weights that take f32."""
+def quantized_bytes(weight: Weight, n_rows: int, n_tiles: int) -> int:
+    """Bytes of x, quantized as a matmul with this weight wants it, by rows or by tiles; 0 for weights that take f32."""
     row, tile = _kind_of(weight) or (0, 0)
-    return max(n_rows * row, -(-n_rows // TILE_TOKENS) * tile) * weight.shape[0] // 256
+    return max(n_rows * row, n_tiles * tile) * weight.shape[0] // 256
 
 
 def _kind_of(weight: Weight) -> tuple[int, int] | None:
@@ -53,17 +53,17 @@ def _kind_of(weight: Weight) -> tuple[int, int] | None:
 
 def _flags(program: Program) -> Iterator[int]:
     """For each op, QUANTIZED where the last matmul has already quantized the same x in the same way."""
-    ready: object = None  # what the buffer holds: kernel, kind and operand
+    ready: object = None  # what the buffer holds: kernel, kind and operands
     for op in program.ops:
         flags = 0
         if op.kernel in ("matmul", "expert_matmul") and op.ins[0] is not None:
             kind = _kind_of(program.weights[op.ins[0].index])
             if kind is not None:
-                wanted = (op.kernel, kind, op.ins[1])
+                wanted = (op.kernel, kind, *op.ins[1:])
                 flags = QUANTIZED if ready == wanted else 0
                 ready = wanted
         written = {o.index for o in op.out if o.space is Space.ACTIVATION}
-        if isinstance(ready, tuple) and ready[2].index in written:
+        if isinstance(ready, tuple) and any(operand.index in written for operand in ready[2:]):
             ready = None
         yield flags
 

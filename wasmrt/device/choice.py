@@ -25,7 +25,7 @@ class Choice:
 
     name: str
     sizes: Callable[[Sequence[Program], int, int], Sizes]  # of the programs of all segments, max_tokens, max_out
-    make: Callable[[int], tuple[Memory, Device]]  # with this many bytes
+    make: Callable[[Sequence[Program], int], tuple[Memory, Device]]  # of the same programs, with this many bytes of memory
 
 
 def choose(options: EngineOptions) -> Choice:
@@ -62,7 +62,7 @@ def _reference() -> Choice:
             activation_frames=(max(arena_offsets(p, max_tokens, max_out)[-1] for p in programs),),
         )
 
-    def make(n_bytes: int) -> tuple[Memory, Device]:
+    def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
         memory = HostMemory(n_bytes)
         return memory, ReferenceDevice(memory)
 
@@ -79,14 +79,17 @@ def _cpu(options: EngineOptions, build: str) -> Choice:
     except ImportError as error:
         why = f"the cpu device needs wasmtime, which is not here ({error})"
         raise DeviceError(f'{why}; install it with: python -m pip install "{WASMTIME}"') from error
-    n_threads = 1 if build == "plain" else options.threads or cpu_native.default_threads()
     f16_cache = options.kv_type == "f16"
 
-    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int) -> Sizes:
-        return cpu.sizes(programs, max_tokens, max_out, n_threads, f16_cache)
+    def n_threads(programs: Sequence[Program]) -> int:
+        weight_bytes = sum(w.n_bytes for p in programs for w in p.weights)
+        return 1 if build == "plain" else options.threads or cpu_native.default_threads(weight_bytes)
 
-    def make(n_bytes: int) -> tuple[Memory, Device]:
-        host = cpu_native.WasmtimeHost(build or cpu_native.choose_build(n_bytes), n_bytes, n_threads)
+    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int) -> Sizes:
+        return cpu.sizes(programs, max_tokens, max_out, n_threads(programs), f16_cache)
+
+    def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
+        host = cpu_native.WasmtimeHost(build or cpu_native.choose_build(n_bytes), n_bytes, n_threads(programs))
         return host.memory, cpu.CpuDevice(host, f16_cache)
 
     return Choice("cpu", sizes, make)

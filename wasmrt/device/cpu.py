@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from wasmrt.device.binary import quantized_bytes, serialize
+from wasmrt.device.binary import TILE_TOKENS, quantized_bytes, serialize
 from wasmrt.device.device import Bound, Candidates, Stop, arena_offsets, finish
 from wasmrt.errors import DeviceError
 from wasmrt.program.ops import Op, Program
@@ -22,7 +22,7 @@ TILE = 64  # positions in a block of keys: a cache is made of whole ones
 STACK_BYTES = 64 << 10  # of each thread
 UNIT_TOKENS, UNIT_ROWS = 16, 64  # tokens, and rows, that attention takes at once: attention.c
 FLOAT_ROWS = 4  # rows of a float weight that meet a token together: floats.h
-GROUP_ROWS = 8  # rows of a weight that the tile kernels take together: tiles.h
+GROUP_ROWS = 8  # rows of a weight that the tile kernels take together: matmul.h
 TEAM_BYTES = 432
 TEAM_TAIL = struct.Struct("<12I6Q4I")  # the team from n_threads on
 TEAM_TAIL_AT = 320
@@ -65,13 +65,14 @@ class Frames:
     row: int  # the parts of each thread's scratch
     acc: int
     attention: int
+    order: int
     candidates: int
     ids: int
     run_list: int
 
     @property
     def scratch(self) -> int:
-        return aligned(self.row) + aligned(self.acc) + aligned(self.attention)
+        return aligned(self.row) + aligned(self.acc) + aligned(self.attention) + aligned(self.order)
 
 
 def frames(programs: Sequence[Program], max_tokens: int, max_out: int) -> Frames:
@@ -83,8 +84,9 @@ def frames(programs: Sequence[Program], max_tokens: int, max_out: int) -> Frames
         arena=max(arena_offsets(p, max_tokens, max_out)[-1] for p in programs),
         quantized=max((_quantized(op, p, max_tokens) for op, p in ops), default=0),
         row=4 * FLOAT_ROWS * max((w.shape[0] for w in weights), default=0),
-        acc=max(4 * GROUP_ROWS * (max_tokens + 7), *(4 * w.shape[2] for w in weights if w.is_expert), 0),
+        acc=4 * GROUP_ROWS * (max_tokens + TILE_TOKENS - 1),
         attention=max((_attention(op, p) for op, p in ops if op.kernel == "attention"), default=0),
+        order=max((_order(op, p, max_tokens) for op, p in ops if op.kernel == "expert_matmul"), default=0),
         candidates=aligned(ASK.size) + 16 * n_vocab,
         ids=4 * max_tokens,
         run_list=8 * len(programs),
@@ -110,7 +112,21 @@ def _quantized(op: Op, program: Program, max_tokens: int) -> int:
     if op.kernel not in ("matmul", "expert_matmul") or op.ins[0] is None or op.ins[1] is None:
         return 0
     weight = program.weights[op.ins[0].index]
-    return quantized_bytes(weight, max_tokens * (op.ins[1].width // weight.shape[0]))
+    n_tiles = _expert_tiles(op, program, max_tokens) if op.kernel == "expert_matmul" else -(-max_tokens // TILE_TOKENS)
+    return quantized_bytes(weight, max_tokens * (op.ins[1].width // weight.shape[0]), n_tiles)
+
+
+def _expert_tiles(op: Op, program: Program, max_tokens: int) -> int:
+    """The most tiles that the pairs of a token and an expert fill, of which each expert leaves one incomplete: experts.c."""
+    assert op.ins[0] is not None
+    assert op.ins[2] is not None
+    return max_tokens * op.ins[2].width // TILE_TOKENS + program.weights[op.ins[0].index].shape[2]
+
+
+def _order(op: Op, program: Program, max_tokens: int) -> int:
+    """Which pair is where in those tiles, and where each expert's begin."""
+    assert op.ins[0] is not None
+    return 4 * (program.weights[op.ins[0].index].shape[2] + 1 + TILE_TOKENS * _expert_tiles(op, program, max_tokens))
 
 
 def _attention(op: Op, program: Program) -> int:
@@ -211,7 +227,7 @@ class CpuDevice:
         f = self._frames
         self._tail = [self.n_threads, self._f16_cache, self._context, n, pos, n_out, 0, 0, 0, 0, 0, 0]
         self._tail += [self._ids, self._run_list, self._quantized, self._cursors, self._scratch, f.scratch]
-        self._tail += [0, aligned(f.row), aligned(f.row) + aligned(f.acc), 0]
+        self._tail += [0, aligned(f.row), aligned(f.row) + aligned(f.acc), f.scratch - aligned(f.order)]
 
     async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:
         self._check_open()

@@ -28,6 +28,9 @@ from wasmrt.store.memory import aligned
 PAGE = 65536
 BUILDS = ("wasm32", "wasm64", "plain")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+# Weights for each thread, at least. At 4.5 MB a second thread adds 10 % on an idle machine, and halves the speed on a busy one,
+# where the threads, which meet some hundred times a token, wait for whichever is not running.
+THREAD_BYTES = 8 << 20
 LARGEST_WASM32 = 7 << 29  # 3.5 GiB; 32-bit addresses are faster, so they are used wherever they reach
 
 
@@ -223,15 +226,16 @@ def _compiled(build: str, reservation: int) -> tuple[wasmtime.Engine, wasmtime.M
         raise DeviceError(f"the kernels in {path} cannot be loaded ({_line(error)}); build them again") from error
 
 
-def default_threads() -> int:
-    """The physical cores that this process may use."""
+def default_threads(weight_bytes: int) -> int:
+    """The physical cores that this process may use; fewer for a model that is too small to be worth their meetings."""
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):  # no Linux container, or one without a limit ("max")
         quota, period = map(int, CPU_QUOTA.read_text().split())
         allowed = min(allowed, quota // period)  # threads beyond it are stopped in turns, and the others wait for them
-    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+    cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
+    return max(1, min(cores, round(weight_bytes / THREAD_BYTES)))
 
 
 def choose_build(n_bytes: int) -> str:

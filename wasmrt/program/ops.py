@@ -12,6 +12,7 @@ operands in four spaces. A device compiles a program once and replays it for eve
 Rows are symbolic: "T" is every token of the call, "out" those at its end whose logits are wanted.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -58,6 +59,10 @@ class Weight:
     first: int
     n_entries: int
     rows_per_entry: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.type.row_bytes(self.shape[0]) * math.prod(self.shape[1:])
 
     @property
     def is_expert(self) -> bool:

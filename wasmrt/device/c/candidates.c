@@ -93,7 +93,7 @@ static double log_sum_exp(const float* x, uint32_t n, double temperature) {
     return (double)largest / temperature + log_f64(sum);
 }
 
-// What is asked and answered; device/cpu.py writes it. In one struct, since each argument of a call costs Python some microseconds.
+// What is asked and answered; device/cpu.py writes it. One struct: each argument of a call costs Python some microseconds.
 typedef struct {
     double rest, rest_at;                           // the answer beside ids and best
     double penalty, temperature;
@@ -104,8 +104,8 @@ _Static_assert(sizeof(Ask) == 88, "device/cpu.py ASK");
 
 // Finds the k best of n logits, best first (ties: the lower id): ids, and best, their logits.
 //   The n_recent different ids `recent` are held at a penalty: their logits become l / penalty, or l * penalty below 0.
-//   rest: log(sum(exp(l))) over all others, rest_at the same of l / temperature; -infinity where there are none, rest_at also at
-//   temperature 0. Returns 1, and nothing else, if a logit is NaN or infinite.
+//   rest: log(sum(exp(l))) over all others, rest_at the same of l / temperature; -infinity where there are none, rest_at also
+//   at temperature 0. Returns 1, and nothing else, if a logit is NaN or infinite.
 //   The logits are written to, and are as before at the end. 1 <= k <= n.
 EXPORT("candidates") uint32_t candidates(Ask* a) {
     float *logits = at(a->logits), *best = at(a->best), *saved = at(a->saved);

@@ -78,7 +78,8 @@ void dequantize(uint32_t type, const uint8_t* p, float* y, uint32_t n) {
         case F16: f16_row(p, y, n); break;
         case BF16: bf16_row(p, y, n); break;
         case Q4_0:
-            for (uint32_t b = 0; b < blocks; b++, p += Q4_0_BYTES, y += 32) block_32(p + 2, 0, 8, half_to_float(load_u16(p)), -0.0f, y);
+            for (uint32_t b = 0; b < blocks; b++, p += Q4_0_BYTES, y += 32)
+                block_32(p + 2, 0, 8, half_to_float(load_u16(p)), -0.0f, y);
             break;
         case Q4_1:
             for (uint32_t b = 0; b < blocks; b++, p += Q4_1_BYTES, y += 32)

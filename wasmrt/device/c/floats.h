@@ -1,5 +1,5 @@
-// Weights in F32, F16 and BF16 times x in f32: sixteen lanes, always summed the same way, so that a row gives the same bits whether
-// its weights are converted on the way (few tokens) or beforehand (many).
+// Weights in F32, F16 and BF16 times x in f32: sixteen lanes, always summed the same way, so that a row gives the same bits
+// whether its weights are converted on the way (few tokens) or beforehand (many).
 #pragma once
 #include "formats.h"
 #include "kernels.h"
@@ -8,14 +8,16 @@
 static inline __attribute__((always_inline)) v128 four_f32(uint32_t type, const uint8_t* w) {
     if (type == F32) return load(w);
     if (type == BF16) return wasm_i32x4_shl(wasm_u32x4_load16x4(w), 16);
-    // Sign, exponent and mantissa of an f16 fall into place in one shift of the sign-extended number; the factor mends the exponent
-    // and is exact for subnormals too. Infinities and NaN come out finite: see dot().
+    // Sign, exponent and mantissa of an f16 fall into place in one shift of the sign-extended number; the factor mends the
+    // exponent and is exact for subnormals too. Infinities and NaN come out finite: see dot().
     v128 bits = wasm_v128_and(wasm_i32x4_shl(wasm_i32x4_load16x4(w), 13), wasm_i32x4_const_splat((int32_t)0x8fffe000));
     return wasm_f32x4_mul(bits, wasm_f32x4_const_splat(0x1p112f));
 }
 
 // *wrong becomes nonzero if a weight is an f16 infinity or NaN; the result then means nothing.
-static inline __attribute__((always_inline)) float dot(uint32_t type, const uint8_t* w, const float* x, uint32_t n, int* wrong) {
+static inline __attribute__((always_inline)) float dot(
+    uint32_t type, const uint8_t* w, const float* x, uint32_t n, int* wrong
+) {
     const uint32_t size = type == F32 ? 4 : 2;
     const v128 exponent = wasm_i16x8_const_splat(0x7c00);
     v128 special = zero();
@@ -59,7 +61,8 @@ static inline void float_rows(
         }
         const uint8_t* rows = p;
         if (w->type != F32) {
-            for (uint32_t i = 0; i < count; i++) dequantize(w->type, p + (size_t)i * w->row_bytes, room + (size_t)i * w->n, w->n);
+            for (uint32_t i = 0; i < count; i++)
+                dequantize(w->type, p + (size_t)i * w->row_bytes, room + (size_t)i * w->n, w->n);
             rows = (const uint8_t*)room;
         }
         for (uint32_t t = 0; t < n_tokens; t++)

@@ -1,14 +1,15 @@
-// K-quants: how the five formats of 256 weights unpack. Shared by the row and the tile kernel, so that they agree by construction.
+// K-quants: how the five formats of 256 weights unpack. Shared by rows.h and tiles.h, so that they agree by construction.
 //
-// Weights come out in quarters of 64, as four vectors of 16 bytes in the file's order, each 0..63 (what is subtracted is left to
-// the sums of x). Scales come out per 16 weights, or per 32 (Q4_K, Q5_K).
+// Weights come out in quarters of 64, as four vectors of 16 bytes in the file's order, each 0..63 (what is subtracted is left
+// to the sums of x). Scales come out per 16 weights, or per 32 (Q4_K, Q5_K).
 #pragma once
 #include "formats.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE uint32_t k_bytes(int type) {
-    return type == Q2_K ? Q2_K_BYTES : type == Q3_K ? Q3_K_BYTES : type == Q4_K ? Q4_K_BYTES : type == Q5_K ? Q5_K_BYTES : Q6_K_BYTES;
+    if (type == Q2_K || type == Q3_K) return type == Q2_K ? Q2_K_BYTES : Q3_K_BYTES;
+    return type == Q4_K ? Q4_K_BYTES : type == Q5_K ? Q5_K_BYTES : Q6_K_BYTES;
 }
 
 INLINE int by_32(int type) { return type == Q4_K || type == Q5_K; }         // scales per 32 weights, not per 16
@@ -57,8 +58,8 @@ INLINE void unpack_quarter(int type, const uint8_t* p, int j, v128 q[4]) {
     }
 }
 
-// Scales and minimums as i16, in s[0] and m[0] eight per 32 weights, or in s and m sixteen per 16. Where a format has no minimum
-// but a zero point, m is scale * zero, to be taken off the integer sum.
+// Scales and minimums as i16, in s[0] and m[0] eight per 32 weights, or in s and m sixteen per 16. Where a format has no
+// minimum but a zero point, m is scale * zero, to be taken off the integer sum.
 INLINE void unpack_scales(int type, const uint8_t* p, v128 s[2], v128 m[2]) {
     if (by_32(type)) {
         k_scales(load(p), &s[0], &m[0]);

@@ -64,7 +64,7 @@ typedef struct {
     uint64_t quantized;                         // the x of a matmul, quantized (quantize.h)
     uint64_t cursors;                           // u32 of each thread, a cache line apart: how much of its share is taken
     uint64_t scratch, scratch_bytes;            // each thread's own: scratch + thread * scratch_bytes, split as below
-    uint32_t row_at, acc_at, attention_at, unused;  // where its parts begin
+    uint32_t row_at, acc_at, attention_at, order_at;  // where its parts begin
 } Team;
 
 // The sizes that the Python side has too.

@@ -1,22 +1,26 @@
-// matmul: y[t, r] = x[t, :] . w[r, :], expert_matmul: the same with the matrix of each of a token's experts.
+// matmul: y[t, r] = x[t, :] . w[r, :].
 //   w: packed (m, n), x: f32 (T, n), y: f32 (T, m). Rows of w are split over threads, taken in small pieces.
-//   Quantized formats: x is quantized to 8 bits a block (quantize.h), products and sums of a block are exact integers, blocks are
-//   added in f32 in order; by rows (rows.h) for few tokens, by tiles (tiles.h) for many: bit for bit the same.
+//   Quantized formats: x is quantized to 8 bits a block (quantize.h), products and sums of a block are exact integers, blocks
+//   are added in f32 in order; by rows (rows.h) for few tokens, by tiles (tiles.h) for many: bit for bit the same.
 //   F32, F16, BF16: f32 products, summed in sixteen lanes, always the same way.
+#include "matmul.h"
 #include "floats.h"
 #include "tiles.h"
 
-// Few tokens: y[r] for n_rows rows that follow one another.
-INLINE void rows_of(int type, const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n_rows) {
-    for (uint32_t r = 0; r < n_rows; r++, p += row_bytes) y[r] = row_of(type, p, x, n_blocks);
+// Few tokens: y[r] for n rows that follow one another.
+INLINE void rows_of(int type, const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n) {
+    for (uint32_t r = 0; r < n; r++, p += row_bytes) y[r] = row_of(type, p, x, n_blocks);
 }
 
 // One function a format: kernels this size are compiled one by one.
-#define ROWS(T) \
-    static __attribute__((noinline)) void rows_##T(const uint8_t* p, uint32_t bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n) { rows_of(T, p, bytes, n_blocks, x, y, n); }
+#define ROWS(T)                                                                                     \
+    static __attribute__((noinline)) void rows_##T(                                                 \
+        const uint8_t* p, uint32_t bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n) { \
+        rows_of(T, p, bytes, n_blocks, x, y, n);                                                    \
+    }
 ROWS(Q4_0) ROWS(Q4_1) ROWS(Q5_0) ROWS(Q5_1) ROWS(Q8_0) ROWS(Q2_K) ROWS(Q3_K) ROWS(Q4_K) ROWS(Q5_K) ROWS(Q6_K)
 
-static size_t x_row_bytes(uint32_t type, uint32_t n) {
+size_t x_row_bytes(uint32_t type, uint32_t n) {
     switch (quantized_kind(type)) {
         case OF_256: return n / 256 * sizeof(Block256);
         case OF_32: return n / 32 * sizeof(Block32);
@@ -24,8 +28,7 @@ static size_t x_row_bytes(uint32_t type, uint32_t n) {
     }
 }
 
-// Rows of one entry times one token; x: f32 or quantized.
-static void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const void* x, float* y, uint32_t n_rows) {
+void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const void* x, float* y, uint32_t n_rows) {
     uint32_t blocks = w->n / (w->type >= Q2_K && w->type <= Q6_K ? 256 : 32);
     switch (w->type) {
         case Q4_0: rows_Q4_0(p, w->row_bytes, blocks, x, y, n_rows); break;
@@ -42,36 +45,36 @@ static void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const v
     }
 }
 
-// Many tokens: at most GROUP_ROWS rows times all tiles of x. acc: f32 (GROUP_ROWS, 8 * n_tiles), zeroed here. An odd last row is
-// its own partner.
-#define TILES(NAME, PAIR, TILED, UNPACK, MULTIPLY, BYTES)                                                                        \
-    static __attribute__((noinline)) void tiles_##NAME(                                                                          \
-        const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) { \
-        PAIR u[GROUP_ROWS / 2];                                                                                                  \
-        const TILED* tiles = x;                                                                                                  \
-        size_t stride = (size_t)n_tiles * TILE_TOKENS;                                                                           \
-        __builtin_memset(acc, 0, GROUP_ROWS * stride * sizeof(float));                                                           \
-        for (uint32_t b = 0; b < n_blocks; b++) {                                                                                \
-            for (uint32_t r = 0; r < ((n_rows + 1) & ~1u); r++)                                                                  \
-                UNPACK(p + (size_t)(r < n_rows ? r : n_rows - 1) * row_bytes + (size_t)b * (BYTES), &u[r / 2], (int)(r % 2));    \
-            for (uint32_t t = 0; t < n_tiles; t++)                                                                               \
-                for (uint32_t r = 0; r < n_rows; r += 2)                                                                         \
-                    MULTIPLY(&u[r / 2], &tiles[(size_t)t * n_blocks + b], acc + r * stride + t * TILE_TOKENS, stride);           \
-        }                                                                                                                        \
+// Many tokens: at most GROUP_ROWS rows times all tiles of x, in pairs; an odd last row is its own partner.
+#define TILES(NAME, PAIR, TILED, UNPACK, MULTIPLY, BYTES)                                                                     \
+    static __attribute__((noinline)) void tiles_##NAME(                                                                       \
+        const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, uint32_t n_tiles, float* acc,                 \
+        uint32_t n_rows) {                                                                                                    \
+        PAIR u[GROUP_ROWS / 2];                                                                                               \
+        const TILED* tiles = x;                                                                                               \
+        size_t stride = (size_t)n_tiles * TILE_TOKENS;                                                                        \
+        __builtin_memset(acc, 0, GROUP_ROWS * stride * sizeof(float));                                                        \
+        for (uint32_t b = 0; b < n_blocks; b++) {                                                                             \
+            for (uint32_t r = 0; r < ((n_rows + 1) & ~1u); r++)                                                               \
+                UNPACK(p + (size_t)(r < n_rows ? r : n_rows - 1) * row_bytes + (size_t)b * (BYTES), &u[r / 2], (int)(r % 2)); \
+            for (uint32_t t = 0; t < n_tiles; t++)                                                                            \
+                for (uint32_t r = 0; r < n_rows; r += 2)                                                                      \
+                    MULTIPLY(&u[r / 2], &tiles[(size_t)t * n_blocks + b], acc + r * stride + t * TILE_TOKENS, stride);        \
+        }                                                                                                                     \
     }
-#define K_TILES(T)                                                                                                        \
-    INLINE void unpack_##T(const uint8_t* p, Pair256* u, int r) { unpack_k(T, p, u, r); }                                 \
+#define K_TILES(T)                                                                                                            \
+    INLINE void unpack_##T(const uint8_t* p, Pair256* u, int r) { unpack_k(T, p, u, r); }                                     \
     INLINE void multiply_##T(const Pair256* u, const Tile256* x, float* out, size_t stride) { k_tile(T, u, x, out, stride); } \
     TILES(T, Pair256, Tile256, unpack_##T, multiply_##T, k_bytes(T))
-#define TILES_32(T)                                                                                                       \
-    INLINE void unpack_##T(const uint8_t* p, Pair32* u, int r) { unpack_32_row(T, p, u, r); }                             \
+#define TILES_32(T)                                                                                                          \
+    INLINE void unpack_##T(const uint8_t* p, Pair32* u, int r) { unpack_32_row(T, p, u, r); }                                \
     INLINE void multiply_##T(const Pair32* u, const Tile32* x, float* out, size_t stride) { tile_32(T, u, x, out, stride); } \
     TILES(T, Pair32, Tile32, unpack_##T, multiply_##T, bytes_32(T))
 K_TILES(Q2_K) K_TILES(Q3_K) K_TILES(Q4_K) K_TILES(Q5_K) K_TILES(Q6_K)
 TILES_32(Q4_0) TILES_32(Q4_1) TILES_32(Q5_0) TILES_32(Q5_1)
 TILES(Q8_0, Pair32Wide, Tile32Wide, unpack_q8_0_row, tile_q8_0, Q8_0_BYTES)
 
-static void many_tokens(const Weight* w, const uint8_t* p, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) {
+void many_tokens(const Weight* w, const uint8_t* p, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) {
     uint32_t blocks = w->n / (quantized_kind(w->type) == OF_256 ? 256 : 32);
     switch (w->type) {
         case Q4_0: tiles_Q4_0(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
@@ -87,8 +90,7 @@ static void many_tokens(const Weight* w, const uint8_t* p, const void* x, uint32
     }
 }
 
-// Rows that a thread takes at once: some 32 KiB of weights, so that the end comes for all threads at about the same time.
-static uint32_t grain_of(const Weight* w) {
+uint32_t grain_of(const Weight* w) {
     uint32_t grain = (32768 / w->row_bytes) & ~3u;
     return grain < 4 ? 4 : grain;
 }
@@ -136,37 +138,4 @@ void matmul(const Call* c) {
             many_tokens(w, p, quantized, n_tiles, acc, n);
             turn(y + r, w->n_rows, acc, stride, n_tokens, n);
         }
-}
-
-void expert_matmul(const Call* c) {
-    const Operand *in = &c->op->in[1], *chosen = &c->op->in[2];
-    const Weight* w = weight(c, &c->op->in[0]);
-    const float* x = values(c, in);
-    const int32_t* experts = (const int32_t*)values(c, chosen);
-    float* y = values(c, &c->op->out[0]);
-    uint32_t n_used = chosen->width, n_pairs = n_rows(c, chosen) * n_used, kind = quantized_kind(w->type), begin, end, n_left;
-    uint32_t per_x = in->width == w->n ? n_used : 1;  // pairs (token, expert) that share a row of x
-    if (kind && !(c->op->flags & QUANTIZED)) {
-        quantize(c, kind, x, n_pairs / per_x, w->n, 0);
-        if (meet(c)) return;
-    }
-    size_t x_bytes = kind ? x_row_bytes(w->type, w->n) : 4 * (size_t)w->n;
-    const uint8_t* x_rows = kind ? at(c->team->quantized) : (const uint8_t*)x;
-    // Pieces of work: a few rows of one of the chosen experts, for all tokens that chose it.
-    uint32_t* distinct = (uint32_t*)(scratch(c) + c->team->acc_at);
-    uint32_t n_distinct = 0, grain = grain_of(w), pieces = (w->n_rows + grain - 1) / grain, piece, last;
-    for (uint32_t e = 0; e < w->n_experts; e++)
-        for (uint32_t i = 0; i < n_pairs; i++)
-            if ((uint32_t)experts[i] == e) {
-                distinct[n_distinct++] = e;
-                break;
-            }
-    while (take(c, n_distinct * pieces, 1, &piece, &last)) {
-        uint32_t e = distinct[piece / pieces];
-        begin = piece % pieces * grain;
-        end = begin + grain < w->n_rows ? begin + grain : w->n_rows;
-        const uint8_t* p = packed(c, w, e, begin, &n_left);
-        for (uint32_t i = 0; i < n_pairs; i++)
-            if ((uint32_t)experts[i] == e) few_tokens(c, w, p, x_rows + i / per_x * x_bytes, y + (size_t)i * w->n_rows + begin, end - begin);
-    }
 }

@@ -1,6 +1,6 @@
 #include "quantize.h"
 
-// Round x * (127 / max|x|) to 16 * n_vectors / 4 bytes and return d. A block with an infinity or NaN gets d = NaN.
+// q = round(x * (127 / max|x|)), n of them; returns d. A block with an infinity or NaN gets d = NaN.
 static inline float round_block(const float* x, uint32_t n, int8_t* q) {
     v128 top = zero();
     // max() of wasm hands NaN on, unlike pmax: a NaN must not vanish here.
@@ -71,11 +71,12 @@ static void one_block(uint32_t kind, const float* x, void* rows, size_t i) {
     }
 }
 
-static void one_tile(uint32_t kind, const float* x, uint32_t n_tokens, uint32_t n, void* tiles, size_t i) {
+// Eight rows of x, from one block of theirs on; null: none.
+static void one_tile(uint32_t kind, const float* const rows[TILE_TOKENS], void* tiles, size_t i) {
     union { Block256 of_256; Block32 of_32; Block32Wide wide; } b;
-    for (uint32_t t = 0; t < TILE_TOKENS; t++) {
-        int half = (int)t / 4, lane = (int)t % 4;
-        if (t < n_tokens) one_block(kind, x + (size_t)t * n, &b, 0);
+    for (int t = 0; t < TILE_TOKENS; t++) {
+        int half = t / 4, lane = t % 4;
+        if (rows[t]) one_block(kind, rows[t], &b, 0);
         else __builtin_memset(&b, 0, sizeof b);
         switch (kind) {
             case OF_256: deal_256(&b.of_256, (Tile256*)tiles + i, half, lane); break;
@@ -95,7 +96,26 @@ void quantize(const Call* c, uint32_t kind, const float* x, uint32_t n_tokens, u
     }
     share(c, (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS * per_row, &begin, &end);
     for (uint32_t i = begin; i < end; i++) {
-        uint32_t t = i / per_row * TILE_TOKENS;
-        one_tile(kind, x + (size_t)t * n + (size_t)(i % per_row) * block, n_tokens - t, n, out, i);
+        const float* rows[TILE_TOKENS];
+        for (uint32_t t = 0; t < TILE_TOKENS; t++) {
+            uint32_t token = i / per_row * TILE_TOKENS + t;
+            rows[t] = token < n_tokens ? x + (size_t)token * n + (size_t)(i % per_row) * block : 0;
+        }
+        one_tile(kind, rows, out, i);
+    }
+}
+
+void quantize_grouped(
+    const Call* c, uint32_t kind, const float* x, uint32_t n, const uint32_t* order, uint32_t n_tiles, uint32_t per_x
+) {
+    uint32_t block = kind == OF_256 ? 256 : 32, per_row = n / block, begin, end;
+    share(c, n_tiles * per_row, &begin, &end);
+    for (uint32_t i = begin; i < end; i++) {
+        const float* rows[TILE_TOKENS];
+        for (uint32_t t = 0; t < TILE_TOKENS; t++) {
+            uint32_t pair = order[i / per_row * TILE_TOKENS + t];
+            rows[t] = pair != ~0u ? x + (size_t)(pair / per_x) * n + (size_t)(i % per_row) * block : 0;
+        }
+        one_tile(kind, rows, at(c->team->quantized), i);
     }
 }

@@ -39,3 +39,13 @@ static inline int is_tiled(uint32_t n_tokens) { return n_tokens >= MIN_TILED; }
 
 // Quantize n_tokens rows of x, n elements each, into team.quantized. All threads call it and meet after it.
 void quantize(const Call* c, uint32_t kind, const float* x, uint32_t n_tokens, uint32_t n, int tiled);
+
+// The same by tiles, of what `order` names: place i is for row order[i] / per_x of x, or empty (~0).
+void quantize_grouped(
+    const Call* c, uint32_t kind, const float* x, uint32_t n, const uint32_t* order, uint32_t n_tiles, uint32_t per_x
+);
+
+// Bytes of a tile of rows of n elements.
+static inline size_t tile_row_bytes(uint32_t kind, uint32_t n) {
+    return kind == OF_256 ? n / 256 * sizeof(Tile256) : n / 32 * (kind == OF_32 ? sizeof(Tile32) : sizeof(Tile32Wide));
+}

@@ -1,8 +1,8 @@
 // The row kernels: one row of a weight times one token's x. For decode, and for a few tokens.
 //
-// The sum goes block after block: sum += (d_w * d_x) * isum, then for formats with minimums sum -= (dmin_w * d_x) * msum. isum and
-// msum are exact integers, so tiles.h gives the same bits. Blocks are read in the order of the file, one after another: several rows
-// at once, each a short stream of its own, is a third as fast, since the processor's prefetcher does not follow.
+// The sum goes block after block: sum += (d_w * d_x) * isum, then for formats with minimums sum -= (dmin_w * d_x) * msum. isum
+// and msum are exact integers, so tiles.h gives the same bits. Blocks are read in the order of the file, one after another:
+// several rows at once, each a short stream of its own, is a third as fast, since the processor's prefetcher does not follow.
 // Four blocks at a time go from integers to floats, lane by lane.
 #pragma once
 #include "k_quants.h"
@@ -14,27 +14,27 @@
 // isum, and msum for formats with minimums, of one superblock; lanes to be added up.
 INLINE void k_dot(int type, const uint8_t* p, const Block256* x, v128* isum, v128* msum) {
     v128 s[2], m[2], q[4], sum = zero();
-    // Forget what is known of x: kept for the next row, its vectors would only be spilled. And p is one address, not one a load.
+    // Forget what is known of x: kept for the next block, its vectors would be spilled. And p is one address, not one a load.
     __asm__("" : "+r"(x), "+r"(p));
     unpack_scales(type, p, s, m);
-#define QUARTER(j)                                                                                                             \
-    unpack_quarter(type, p, j, q);                                                                                             \
-    if (by_32(type)) {                                                                                                         \
-        v128 a = wasm_i16x8_add(dot_pairs(load(x->q + 64 * j), q[0]), dot_pairs(load(x->q + 64 * j + 16), q[1]));              \
-        v128 b = wasm_i16x8_add(dot_pairs(load(x->q + 64 * j + 32), q[2]), dot_pairs(load(x->q + 64 * j + 48), q[3]));         \
-        sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(a, LANE(s[0], 2 * j)));                                                 \
-        sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(b, LANE(s[0], 2 * j + 1)));                                             \
-    } else {                                                                                                                   \
-        sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(dot_pairs(load(x->q + 64 * j), q[0]), LANE(s[j / 2], j % 2 * 4)));      \
-        sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(dot_pairs(load(x->q + 64 * j + 16), q[1]), LANE(s[j / 2], j % 2 * 4 + 1))); \
-        sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(dot_pairs(load(x->q + 64 * j + 32), q[2]), LANE(s[j / 2], j % 2 * 4 + 2))); \
-        sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(dot_pairs(load(x->q + 64 * j + 48), q[3]), LANE(s[j / 2], j % 2 * 4 + 3))); \
-    }                                                                                                                          \
+#define QUARTER(j)                                                                                                     \
+    unpack_quarter(type, p, j, q);                                                                                     \
+    if (by_32(type)) {                                                                                                 \
+        v128 a = wasm_i16x8_add(dot_pairs(load(x->q + 64 * j), q[0]), dot_pairs(load(x->q + 64 * j + 16), q[1]));      \
+        v128 b = wasm_i16x8_add(dot_pairs(load(x->q + 64 * j + 32), q[2]), dot_pairs(load(x->q + 64 * j + 48), q[3])); \
+        ADD_DOT(sum, a, LANE(s[0], 2 * j));                                                                            \
+        ADD_DOT(sum, b, LANE(s[0], 2 * j + 1));                                                                        \
+    } else {                                                                                                           \
+        ADD_DOT(sum, dot_pairs(load(x->q + 64 * j), q[0]), LANE(s[j / 2], j % 2 * 4));                                 \
+        ADD_DOT(sum, dot_pairs(load(x->q + 64 * j + 16), q[1]), LANE(s[j / 2], j % 2 * 4 + 1));                        \
+        ADD_DOT(sum, dot_pairs(load(x->q + 64 * j + 32), q[2]), LANE(s[j / 2], j % 2 * 4 + 2));                        \
+        ADD_DOT(sum, dot_pairs(load(x->q + 64 * j + 48), q[3]), LANE(s[j / 2], j % 2 * 4 + 3));                        \
+    }                                                                                                                  \
     SETTLE(sum);
     QUARTER(0) QUARTER(1) QUARTER(2) QUARTER(3)
 #undef QUARTER
-    v128 least = by_32(type) ? wasm_i32x4_dot_i16x8(m[0], load(x->sums_32))
-                             : wasm_i32x4_add(wasm_i32x4_dot_i16x8(m[0], load(x->sums_16)), wasm_i32x4_dot_i16x8(m[1], load(x->sums_16 + 8)));
+    v128 least = wasm_i32x4_dot_i16x8(m[0], load(by_32(type) ? x->sums_32 : x->sums_16));
+    if (!by_32(type)) ADD_DOT(least, m[1], load(x->sums_16 + 8));
     *isum = has_min(type) ? sum : wasm_i32x4_sub(sum, least);
     *msum = least;
 }
@@ -71,7 +71,9 @@ INLINE float k_four(int type, float sum, const uint8_t* p, const Block256* x, ui
 
 // Formats of 32 weights, 0..31 as unpacked.
 
-INLINE uint32_t bytes_32(int type) { return type == Q4_0 ? Q4_0_BYTES : type == Q4_1 ? Q4_1_BYTES : type == Q5_0 ? Q5_0_BYTES : Q5_1_BYTES; }
+INLINE uint32_t bytes_32(int type) {
+    return type == Q4_0 ? Q4_0_BYTES : type == Q4_1 ? Q4_1_BYTES : type == Q5_0 ? Q5_0_BYTES : Q5_1_BYTES;
+}
 INLINE int has_m(int type) { return type == Q4_1 || type == Q5_1; }
 
 // Bits 8 * k .. of `bits` spread over bytes: byte i is 16 if bit i is set.
@@ -90,7 +92,7 @@ INLINE void unpack_32(int type, const uint8_t* p, v128 q[2]) {
     }
 }
 
-// sum += (d_w * d_x) * isum, where a zero point times the sum of x has come off isum; with a minimum sum -= -m * (d_x * sum of x).
+// sum += (d_w * d_x) * isum, where a zero point times the sum of x has come off isum; with a minimum sum -= -m * (d_x * sum).
 INLINE float four_32(int type, float sum, const uint8_t* p, const Block32* x, uint32_t count) {
     v128 isum[4], q[2], least = zero();
 #pragma clang loop unroll(full)
@@ -138,9 +140,9 @@ INLINE float four_q8_0(float sum, const uint8_t* p, const Block32Wide* x, uint32
 INLINE float row_of(int type, const uint8_t* p, const void* x, uint32_t n_blocks) {
     float sum = 0;
     uint32_t b = 0;
-#define BLOCKS(n)                                                                                                          \
-    (type == Q8_0  ? four_q8_0(sum, p + (size_t)b * Q8_0_BYTES, (const Block32Wide*)x + b, n)                               \
-     : type < Q2_K ? four_32(type, sum, p + (size_t)b * bytes_32(type), (const Block32*)x + b, n)                           \
+#define BLOCKS(n)                                                                                 \
+    (type == Q8_0  ? four_q8_0(sum, p + (size_t)b * Q8_0_BYTES, (const Block32Wide*)x + b, n)     \
+     : type < Q2_K ? four_32(type, sum, p + (size_t)b * bytes_32(type), (const Block32*)x + b, n) \
                    : k_four(type, sum, p + (size_t)b * k_bytes(type), (const Block256*)x + b, n))
     for (; b + 4 <= n_blocks; b += 4) sum = BLOCKS(4);
     if (b < n_blocks) sum = BLOCKS(n_blocks - b);

@@ -28,6 +28,9 @@ static inline v128 dot_pairs(v128 x, v128 w) {
 #endif
 }
 
+// sum += products of i16 pairs, four at a time
+#define ADD_DOT(sum, a, b) sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(a, b))
+
 // The sums of four vectors of four integers each.
 static inline v128 sum_each(v128 a, v128 b, v128 c, v128 d) {
     v128 ab = wasm_i32x4_add(wasm_i32x4_shuffle(a, b, 0, 4, 1, 5), wasm_i32x4_shuffle(a, b, 2, 6, 3, 7));

@@ -1,15 +1,14 @@
 // The tile kernels: rows of a weight, unpacked once, times eight tokens at a time. For prefill.
 //
-// A vector of x holds four bytes of each of four tokens (quantize.h), so four bytes of a row, repeated four times, meet it in one
-// product, and lanes are tokens from there on: no sum across lanes. Every output is the same expression as in rows.h.
+// A vector of x holds four bytes of each of four tokens (quantize.h), so four bytes of a row, repeated four times, meet it in
+// one product, and lanes are tokens from there on: no sum across lanes. Every output is the same expression as in rows.h.
 #pragma once
 #include "rows.h"
 
-#define GROUP_ROWS 8  // rows that are unpacked together, and pass over the tiles together
-
-// Two rows of a block, in the order in which they meet a tile: of each row in turn four bytes, repeated to fill a vector, and after
-// the steps that a scale is for, the scale of each row. Repeated here, since wasmtime's compiler would repeat them by way of general
-// registers, and would not see a multiply-add where one side is a splat. One stream, since each address costs it two instructions.
+// Two rows of a block, in the order in which they meet a tile: of each row in turn four bytes, repeated to fill a vector, and
+// after the steps that a scale is for, the scale of each row. Repeated here, since wasmtime's compiler would repeat them by way
+// of general registers, and would not see a multiply-add where one side is a splat. One stream, since each address costs it two
+// instructions.
 typedef struct { v128 stream[192], m[8][2]; float d[2], dmin[2]; } Pair256;
 typedef struct { v128 q[8][2]; float d[2], m[2]; } Pair32;
 typedef struct { v128 q[16][2]; float d[2]; uint8_t pad[8]; } Pair32Wide;
@@ -30,26 +29,26 @@ INLINE void unpack_k(int type, const uint8_t* p, Pair256* u, int r) {
     v128* to = u->stream + r;
     unpack_scales(type, p, s, m);
 // Sixteen weights are four steps.
-#define SIXTEEN(j, i)                                                                                                  \
-    if (n_steps == 2) {                                                                                                \
-        v128 scale = wasm_i16x8_splat(wasm_i16x8_extract_lane(s[(4 * j + i) / 8], (4 * j + i) % 8));                   \
-        store(to, wasm_i32x4_shuffle(q[i], q[i], 0, 0, 0, 0)), store(to + 2, wasm_i32x4_shuffle(q[i], q[i], 1, 1, 1, 1)); \
+#define SIXTEEN(j, i)                                                                                                         \
+    if (n_steps == 2) {                                                                                                       \
+        v128 scale = wasm_i16x8_splat(wasm_i16x8_extract_lane(s[(4 * j + i) / 8], (4 * j + i) % 8));                          \
+        store(to, wasm_i32x4_shuffle(q[i], q[i], 0, 0, 0, 0)), store(to + 2, wasm_i32x4_shuffle(q[i], q[i], 1, 1, 1, 1));     \
         store(to + 6, wasm_i32x4_shuffle(q[i], q[i], 2, 2, 2, 2)), store(to + 8, wasm_i32x4_shuffle(q[i], q[i], 3, 3, 3, 3)); \
-        store(to + 4, scale), store(to + 10, scale);                                                                   \
-        to += 2 * group;                                                                                               \
-    } else if (n_steps == 4) {                                                                                         \
-        spread(to, q[i]);                                                                                              \
-        store(to + 8, by_32(type) ? wasm_i16x8_splat(wasm_i16x8_extract_lane(s[0], (4 * j + i) / 2))                   \
-                                  : wasm_i16x8_splat(wasm_i16x8_extract_lane(s[(4 * j + i) / 8], (4 * j + i) % 8)));   \
-        to += group;                                                                                                   \
-    } else {                                                                                                           \
-        spread(to + i % 2 * 8, q[i]);                                                                                  \
-        if (i % 2) {                                                                                                   \
-            store(to + 16, wasm_i16x8_splat(wasm_i16x8_extract_lane(s[0], (4 * j + i) / 2)));                          \
-            to += group;                                                                                               \
-        }                                                                                                              \
+        store(to + 4, scale), store(to + 10, scale);                                                                          \
+        to += 2 * group;                                                                                                      \
+    } else if (n_steps == 4) {                                                                                                \
+        spread(to, q[i]);                                                                                                     \
+        store(to + 8, by_32(type) ? wasm_i16x8_splat(wasm_i16x8_extract_lane(s[0], (4 * j + i) / 2))                          \
+                                  : wasm_i16x8_splat(wasm_i16x8_extract_lane(s[(4 * j + i) / 8], (4 * j + i) % 8)));          \
+        to += group;                                                                                                          \
+    } else {                                                                                                                  \
+        spread(to + i % 2 * 8, q[i]);                                                                                         \
+        if (i % 2) {                                                                                                          \
+            store(to + 16, wasm_i16x8_splat(wasm_i16x8_extract_lane(s[0], (4 * j + i) / 2)));                                 \
+            to += group;                                                                                                      \
+        }                                                                                                                     \
     }
-#define QUARTER(j) \
+#define QUARTER(j)                 \
     unpack_quarter(type, p, j, q); \
     SIXTEEN(j, 0) SIXTEEN(j, 1) SIXTEEN(j, 2) SIXTEEN(j, 3)
     QUARTER(0) QUARTER(1) QUARTER(2) QUARTER(3)
@@ -63,16 +62,16 @@ INLINE void unpack_k(int type, const uint8_t* p, Pair256* u, int r) {
 }
 
 // What a step, four weights, adds to the four sums of two rows and two halves of a tile.
-#define STEP(part, w, x)                                                                                             \
-    do {                                                                                                             \
-        v128 first = load(w), second = load((w) + 1), low = load(x), high = load((x) + 1);                           \
+#define STEP(part, w, x)                                                                                                       \
+    do {                                                                                                                       \
+        v128 first = load(w), second = load((w) + 1), low = load(x), high = load((x) + 1);                                     \
         part[0] = wasm_i16x8_add(part[0], dot_pairs(low, first)), part[1] = wasm_i16x8_add(part[1], dot_pairs(high, first));   \
         part[2] = wasm_i16x8_add(part[2], dot_pairs(low, second)), part[3] = wasm_i16x8_add(part[3], dot_pairs(high, second)); \
     } while (0)
 
 // Two rows times one tile, added to out[2][8].
-//   The loops go two steps a turn and are not unrolled: wasmtime's compiler loads all that a block loads before it computes, and more
-//   than this does not fit the registers. The empty asm keeps an address in one register.
+//   The loops go two steps a turn and are not unrolled: wasmtime's compiler loads all that a block loads before it computes,
+//   and more than this does not fit the registers. The empty asm keeps an address in one register.
 INLINE void k_tile(int type, const Pair256* u, const Tile256* tile, float* out, size_t stride) {
     v128 sum[4] = {zero(), zero(), zero(), zero()};
     const int n_steps = steps(type);
@@ -90,8 +89,8 @@ INLINE void k_tile(int type, const Pair256* u, const Tile256* tile, float* out, 
         } while (n_steps > 2 && x != group_end);
         v128 a = load(w), b = load(w + 1);
         w += 2;
-        sum[0] = wasm_i32x4_add(sum[0], wasm_i32x4_dot_i16x8(part[0], a)), sum[1] = wasm_i32x4_add(sum[1], wasm_i32x4_dot_i16x8(part[1], a));
-        sum[2] = wasm_i32x4_add(sum[2], wasm_i32x4_dot_i16x8(part[2], b)), sum[3] = wasm_i32x4_add(sum[3], wasm_i32x4_dot_i16x8(part[3], b));
+        ADD_DOT(sum[0], part[0], a), ADD_DOT(sum[1], part[1], a);
+        ADD_DOT(sum[2], part[2], b), ADD_DOT(sum[3], part[3], b);
     } while (x != end);
     v128 least[4] = {zero(), zero(), zero(), zero()};
     const v128 *m = u->m[0], *sums = by_32(type) ? (const v128*)tile->sums_32 : (const v128*)tile->sums_16;
@@ -100,8 +99,8 @@ INLINE void k_tile(int type, const Pair256* u, const Tile256* tile, float* out, 
     do {
         __asm__("" : "+r"(m), "+r"(sums));
         v128 first = load(m), second = load(m + 1), low = load(sums), high = load(sums + 1);
-        least[0] = wasm_i32x4_add(least[0], wasm_i32x4_dot_i16x8(first, low)), least[1] = wasm_i32x4_add(least[1], wasm_i32x4_dot_i16x8(first, high));
-        least[2] = wasm_i32x4_add(least[2], wasm_i32x4_dot_i16x8(second, low)), least[3] = wasm_i32x4_add(least[3], wasm_i32x4_dot_i16x8(second, high));
+        ADD_DOT(least[0], first, low), ADD_DOT(least[1], first, high);
+        ADD_DOT(least[2], second, low), ADD_DOT(least[3], second, high);
         m += 2, sums += 2;
     } while (sums != sums_end);
 #pragma clang loop unroll(full)
@@ -111,8 +110,8 @@ INLINE void k_tile(int type, const Pair256* u, const Tile256* tile, float* out, 
         v128 dx = load(tile->d[h]), y = load(to);
         v128 isum = has_min(type) ? sum[i] : wasm_i32x4_sub(sum[i], least[i]);
         y = wasm_f32x4_add(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u->d[r]), dx), wasm_f32x4_convert_i32x4(isum)));
-        if (has_min(type))
-            y = wasm_f32x4_sub(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u->dmin[r]), dx), wasm_f32x4_convert_i32x4(least[i])));
+        v128 msum = wasm_f32x4_convert_i32x4(least[i]);
+        if (has_min(type)) y = wasm_f32x4_sub(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u->dmin[r]), dx), msum));
         store(to, y);
     }
 }
@@ -167,11 +166,11 @@ INLINE void tile_q8_0(const Pair32Wide* u, const Tile32Wide* tile, float* out, s
 #pragma clang loop unroll(disable)
     do {
         __asm__("" : "+r"(w), "+r"(x));
-#define STEP_WIDE(w, x)                                                                                              \
-    do {                                                                                                             \
-        v128 first = load(w), second = load((w) + 1), low = load(x), high = load((x) + 1);                           \
-        sum[0] = wasm_i32x4_add(sum[0], wasm_i32x4_dot_i16x8(first, low)), sum[1] = wasm_i32x4_add(sum[1], wasm_i32x4_dot_i16x8(first, high));     \
-        sum[2] = wasm_i32x4_add(sum[2], wasm_i32x4_dot_i16x8(second, low)), sum[3] = wasm_i32x4_add(sum[3], wasm_i32x4_dot_i16x8(second, high)); \
+#define STEP_WIDE(w, x)                                                                    \
+    do {                                                                                   \
+        v128 first = load(w), second = load((w) + 1), low = load(x), high = load((x) + 1); \
+        ADD_DOT(sum[0], first, low), ADD_DOT(sum[1], first, high);                         \
+        ADD_DOT(sum[2], second, low), ADD_DOT(sum[3], second, high);                       \
     } while (0)
         STEP_WIDE(w, x);
         STEP_WIDE(w + 2, x + 2);
