@@ -4,7 +4,6 @@ import asyncio
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Protocol
 
 from wasmrt.errors import UnsupportedError
@@ -15,14 +14,6 @@ from wasmrt.store.memory import aligned
 # The formats that every device computes with, by ggml's ids: what one can run, all can.
 _NAMES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 FORMATS = frozenset(BY_NAME[name].id for name in _NAMES)
-
-
-class Control(IntEnum):
-    """The control word, polled between ops: a run goes on, leaves early, or leaves for good."""
-
-    RUN = 0
-    CANCEL = 1  # by whoever waits for the run; the next run goes on
-    ABORT = 2  # the device is being closed, or one of its threads has failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wasmrt.device.device import Bound, Candidates, Control, Stop, arena_offsets, check_formats, finish
+from wasmrt.device.device import Bound, Candidates, Stop, arena_offsets, check_formats, finish
 from wasmrt.errors import BudgetError, DeviceError
 from wasmrt.gguf.quants import dequantize
 from wasmrt.program.ops import KERNELS, N_OUT, POS, STATE_SLOTS, TOKENS, Op, Operand, Program, Space, Weight
@@ -241,6 +242,14 @@ OPS: dict[str, Callable[..., Any]] = {
 
 # Ops that read a weight's rows where they lie; the others get it as a float32 array.
 READS_ROWS = {"embed", "matmul", "expert_matmul"}
+
+
+class Control(IntEnum):
+    """Looked at between ops: a run goes on, leaves early, or leaves for good."""
+
+    RUN = 0
+    CANCEL = 1  # by whoever waits for the run; the next run goes on
+    ABORT = 2  # the device is being closed
 
 
 class ReferenceDevice:
