@@ -433,7 +433,7 @@ def _add_engine(p: argparse.ArgumentParser) -> None:
         "--memory", type=_checked(parse_bytes), metavar="B", help="budget for weights, cache and activations, such as 700MiB"
     )
     group.add_argument("--context", type=_whole(1), metavar="N", help="tokens of prompt and answer (default: up to 4096)")
-    threads = "threads that compute (default: one a physical core)"
+    threads = "threads that compute (default: one a physical core, fewer for a model of a few MB)"
     group.add_argument("--threads", type=_whole(1, MAX_THREADS), metavar="N", help=threads)
     group.add_argument(
         "--kv-type", choices=KV_TYPES, help="of the key/value cache: f32, or f16, which takes half the memory (default: f32)"

@@ -58,7 +58,7 @@ async def open(
     ref: a path, or None for the bundled demo model. device: "auto" (today "cpu"), "cpu", one of its builds ("cpu:wasm32",
     "cpu:wasm64", "cpu:plain"), or "reference". memory: a hard budget for weights, cache and activations, in bytes or as text
     ("1GiB"); None takes what the machine can spare. context: positions; None takes the model's own, at most 4096, lowered to
-    what the budget holds. threads: None takes the physical cores that this process may use. kv_type, of the key/value cache:
+    what the budget holds. threads: None takes what suits the model and the machine. kv_type, of the key/value cache:
     "f32" (None) or "f16", which takes half the memory and rounds. progress is called with (bytes read, bytes in all).
     Raises FormatError, UnsupportedError, SourceError, BudgetError or DeviceError; cancelling it leaves nothing behind.
     """

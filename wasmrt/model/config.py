@@ -126,7 +126,7 @@ def _rope(m: Metadata, arch: str, head_dim: int) -> Rope:
     n_dims = m.integer(key + "dimension_count", default=head_dim, minimum=1, maximum=MAX_WIDTH)
     if n_dims > head_dim or n_dims % 2:
         raise FormatError(f"{key}dimension_count is {n_dims}, expected an even number up to the head's {head_dim}")
-    base = _positive(m, key + "freq_base", 10000.0)
+    base = m.number(key + "freq_base", default=10000.0, minimum=1e-6, maximum=1e30)  # its powers are to be numbers
     scaling = m.string(key + "scaling.type", default="linear")
     factor = _positive(m, key + "scaling.factor", _positive(m, key + "scale_linear", 1.0))
     if scaling in ("none", "") or (scaling == "linear" and factor == 1.0):
