@@ -66,7 +66,8 @@ class WasmMemory:
                 base = self.extern.data_ptr()
         except wasmtime.WasmtimeError as error:
             refused = f"the system refuses {capacity} bytes of memory ({_line(error)})"
-            raise BudgetError(f"{refused}; choose a smaller budget") from error
+            moves = "choose a smaller budget, allow more address space (ulimit -v), or use --device reference"
+            raise DeviceError(f"{refused}; {moves}") from error
         pages: Any = (ctypes.c_ubyte * (n_pages * PAGE)).from_address(ctypes.addressof(base.contents))
         pages.owner = self.extern, self.store  # views may outlive us; the memory goes with the last of them
         self._bytes = memoryview(pages).cast("B")
