@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.programs import REFERENCE, Rig, record, tensor
+from tests.programs import CPU, REFERENCE, Rig, record, tensor
 from wasmrt.device.device import Candidates
 from wasmrt.errors import DeviceError
 from wasmrt.generate import choose
@@ -371,9 +371,9 @@ def test_temperature_zero_looks_at_no_other_sum():
 class OnDevice:
     """An engine of a real device with these logits; keeps what was asked for and what came."""
 
-    def __init__(self, logits):
+    def __init__(self, logits, kind=REFERENCE):
         tensors = {"rows": tensor([logits])}
-        self.rig = Rig(REFERENCE, (record(lambda t, w: t.last_rows(t.embed(w.rows)), tensors), tensors))
+        self.rig = Rig(kind, (record(lambda t, w: t.last_rows(t.embed(w.rows)), tensors), tensors))
         self.rig.run([0])
         self.asked, self.came = [], []
 
@@ -394,13 +394,14 @@ class OnDevice:
 TEXT_LIKE = (-1.1 * np.log(1 + np.random.default_rng(5).permutation(2000))).astype(np.float32)  # Zipf's law
 
 
+@pytest.mark.parametrize("kind", [REFERENCE, CPU], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("options", [
     SamplerOptions(1.0, 0, 1.0, 0.0, seed=1),                    # more than a third of the draws are beyond the first 64
     SamplerOptions(0.7, 50, 0.9, 0.01, 1.3, seed=3),
     SamplerOptions(0.7, 0, 0.9, 0.0, 1.3, seed=4),
     SamplerOptions(1.2, 1000, 0.97, 0.002, 0.8, seed=5),
 ], ids=repr)
-def test_draws_on_a_device_have_the_right_distribution(options):
+def test_draws_on_a_device_have_the_right_distribution(kind, options):
     """20,000 draws with a fixed seed from 2,000 tokens, in bins of some probability. A lost tail is off by thousands."""
     n, recent = 20_000, [7, 8, int(np.argmax(TEXT_LIKE))]
     logits = TEXT_LIKE.astype(np.float64)
@@ -409,7 +410,7 @@ def test_draws_on_a_device_have_the_right_distribution(options):
     p = np.zeros(2000)
     p[best] = definition(logits[best], options)
     rng = make_rng(options)
-    with OnDevice(TEXT_LIKE) as engine:
+    with OnDevice(TEXT_LIKE, kind) as engine:
         counts = np.bincount([choose(engine, recent, options, rng) for _ in range(n)], minlength=2000)
     assert counts[p == 0].sum() == 0
     bins = (np.cumsum(p[best]) * 100).astype(int)                # of about 1/100 each, or one likely token
@@ -463,11 +464,12 @@ def test_a_large_vocabulary_is_never_a_list(options, u, asked):
     assert peak < 64 * 8 * 32                                    # a handful of lists of 64 floats
 
 
+@pytest.mark.parametrize("kind", [REFERENCE, CPU], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("height", [3.25, 0.0, 1e30, -1e30])
-def test_a_flat_row_ends_and_is_exact(height):
+def test_a_flat_row_ends_and_is_exact(kind, height):
     """All samplers off, all tokens alike: u picks its own, if need be from all. The sum of large ones has no digits to tell."""
     options = SamplerOptions(1.0, 0, 1.0, 0.0)
-    with OnDevice(np.full(10_000, height)) as engine:
+    with OnDevice(np.full(10_000, height), kind) as engine:
         for token in (0, 63, 64, 511, 512, 4095, 4096, 9999):
             assert choose(engine, (), options, Fixed((token + 0.5) / 10_000)) == token
         assert engine.asked[-4:] == [64, 512, 4096, 32768]
