@@ -102,7 +102,7 @@ typedef struct {
 // For each of n_rows: y[at .. at + 4 * n_vectors) = y * scale (0 if fresh) + the sum over j < n of x[j] * m[j * stride ..], in
 // the order of j. Two rows by four vectors are what 16 registers hold; one by eight is half as fast, since Cranelift loads all
 // of m before it multiplies.
-__attribute__((always_inline)) static inline void columns(
+INLINE void columns(
     const Row* row, size_t at, const float* m, size_t stride, uint32_t n, const int fresh, const int n_rows, const int n_vectors
 ) {
     v128 sum[2][4];

@@ -4,8 +4,6 @@
 //   in tiles (tiles.h), so that its weights are unpacked once for eight of them. Bit for bit the same.
 #include "matmul.h"
 
-#define NOBODY ~0u  // in a tile's place that no pair takes
-
 // Many pairs share an expert, on average. Below this the places that stay empty cost more than unpacking once saves.
 static int are_tiled(uint32_t n_pairs, uint32_t n_experts) { return n_pairs >= 4 * n_experts; }
 
@@ -30,7 +28,7 @@ static void by_tiles(
     float* acc = (float*)(scratch(c) + c->team->acc_at);
     group(experts, n_pairs, w->n_experts, first, order);
     if (!(c->op->flags & QUANTIZED)) {
-        quantize_grouped(c, kind, x, w->n, order, first[w->n_experts], per_x);
+        quantize_tiles(c, kind, x, w->n, first[w->n_experts] * TILE_TOKENS, order, per_x);
         if (meet(c)) return;
     }
     while (take(c, w->n_experts * groups, 1, &piece, &last)) {
@@ -38,7 +36,7 @@ static void by_tiles(
         if (!n_tiles) continue;
         uint32_t n = w->n_rows - r < GROUP_ROWS ? w->n_rows - r : GROUP_ROWS;
         size_t stride = (size_t)n_tiles * TILE_TOKENS;
-        const uint8_t* tiles = (const uint8_t*)at(c->team->quantized) + first[e] * tile_row_bytes(kind, w->n);
+        const uint8_t* tiles = (const uint8_t*)at(c->team->quantized) + first[e] * tile_bytes(kind, w->n);
         many_tokens(w, packed(c, w, e, r, &n_left), tiles, n_tiles, acc, n);
         for (uint32_t t = 0; t < stride; t++) {
             uint32_t pair = order[(size_t)first[e] * TILE_TOKENS + t];
@@ -52,10 +50,10 @@ static void by_rows(
 ) {
     uint32_t kind = quantized_kind(w->type), n_left, piece, last;
     if (kind && !(c->op->flags & QUANTIZED)) {
-        quantize(c, kind, x, n_pairs / per_x, w->n, 0);
+        quantize_rows(c, kind, x, w->n, n_pairs / per_x);
         if (meet(c)) return;
     }
-    size_t x_bytes = kind ? x_row_bytes(w->type, w->n) : 4 * (size_t)w->n;
+    size_t x_bytes = kind ? row_bytes(kind, w->n) : 4 * (size_t)w->n;
     const uint8_t* x_rows = kind ? at(c->team->quantized) : (const uint8_t*)x;
     // Pieces of work: a few rows of one of the chosen experts, for all tokens that chose it.
     uint32_t* distinct = (uint32_t*)(scratch(c) + c->team->order_at);

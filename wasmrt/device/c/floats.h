@@ -5,7 +5,7 @@
 #include "kernels.h"
 
 // Four weights from i on.
-static inline __attribute__((always_inline)) v128 four_f32(uint32_t type, const uint8_t* w) {
+INLINE v128 four_f32(uint32_t type, const uint8_t* w) {
     if (type == F32) return load(w);
     if (type == BF16) return wasm_i32x4_shl(wasm_u32x4_load16x4(w), 16);
     // Sign, exponent and mantissa of an f16 fall into place in one shift of the sign-extended number; the factor mends the
@@ -15,9 +15,7 @@ static inline __attribute__((always_inline)) v128 four_f32(uint32_t type, const 
 }
 
 // *wrong becomes nonzero if a weight is an f16 infinity or NaN; the result then means nothing.
-static inline __attribute__((always_inline)) float dot(
-    uint32_t type, const uint8_t* w, const float* x, uint32_t n, int* wrong
-) {
+INLINE float dot(uint32_t type, const uint8_t* w, const float* x, uint32_t n, int* wrong) {
     const uint32_t size = type == F32 ? 4 : 2;
     const v128 exponent = wasm_i16x8_const_splat(0x7c00);
     v128 special = zero();

@@ -5,8 +5,6 @@
 #pragma once
 #include "formats.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE uint32_t k_bytes(int type) {
     if (type == Q2_K || type == Q3_K) return type == Q2_K ? Q2_K_BYTES : Q3_K_BYTES;
     return type == Q4_K ? Q4_K_BYTES : type == Q5_K ? Q5_K_BYTES : Q6_K_BYTES;

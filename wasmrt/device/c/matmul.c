@@ -20,29 +20,16 @@ INLINE void rows_of(int type, const uint8_t* p, uint32_t row_bytes, uint32_t n_b
     }
 ROWS(Q4_0) ROWS(Q4_1) ROWS(Q5_0) ROWS(Q5_1) ROWS(Q8_0) ROWS(Q2_K) ROWS(Q3_K) ROWS(Q4_K) ROWS(Q5_K) ROWS(Q6_K)
 
-size_t x_row_bytes(uint32_t type, uint32_t n) {
-    switch (quantized_kind(type)) {
-        case OF_256: return n / 256 * sizeof(Block256);
-        case OF_32: return n / 32 * sizeof(Block32);
-        default: return n / 32 * sizeof(Block32Wide);
-    }
-}
+typedef void Rows(const uint8_t* p, uint32_t bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n);
+static Rows* const ROWS_OF[] = {
+    [Q4_0] = rows_Q4_0, [Q4_1] = rows_Q4_1, [Q5_0] = rows_Q5_0, [Q5_1] = rows_Q5_1, [Q8_0] = rows_Q8_0,
+    [Q2_K] = rows_Q2_K, [Q3_K] = rows_Q3_K, [Q4_K] = rows_Q4_K, [Q5_K] = rows_Q5_K, [Q6_K] = rows_Q6_K,
+};
 
 void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const void* x, float* y, uint32_t n_rows) {
-    uint32_t blocks = w->n / (w->type >= Q2_K && w->type <= Q6_K ? 256 : 32);
-    switch (w->type) {
-        case Q4_0: rows_Q4_0(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q4_1: rows_Q4_1(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q5_0: rows_Q5_0(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q5_1: rows_Q5_1(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q8_0: rows_Q8_0(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q2_K: rows_Q2_K(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q3_K: rows_Q3_K(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q4_K: rows_Q4_K(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q5_K: rows_Q5_K(p, w->row_bytes, blocks, x, y, n_rows); break;
-        case Q6_K: rows_Q6_K(p, w->row_bytes, blocks, x, y, n_rows); break;
-        default: float_rows(w, p, x, y, 0, n_rows, 1, (float*)(scratch(c) + c->team->row_at));
-    }
+    uint32_t kind = quantized_kind(w->type);
+    if (kind) ROWS_OF[w->type](p, w->row_bytes, w->n / block_of(kind), x, y, n_rows);
+    else float_rows(w, p, x, y, 0, n_rows, 1, (float*)(scratch(c) + c->team->row_at));
 }
 
 // Many tokens: at most GROUP_ROWS rows times all tiles of x, in pairs; an odd last row is its own partner.
@@ -74,20 +61,15 @@ K_TILES(Q2_K) K_TILES(Q3_K) K_TILES(Q4_K) K_TILES(Q5_K) K_TILES(Q6_K)
 TILES_32(Q4_0) TILES_32(Q4_1) TILES_32(Q5_0) TILES_32(Q5_1)
 TILES(Q8_0, Pair32Wide, Tile32Wide, unpack_q8_0_row, tile_q8_0, Q8_0_BYTES)
 
+typedef void Tiles(
+    const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows);
+static Tiles* const TILES_OF[] = {
+    [Q4_0] = tiles_Q4_0, [Q4_1] = tiles_Q4_1, [Q5_0] = tiles_Q5_0, [Q5_1] = tiles_Q5_1, [Q8_0] = tiles_Q8_0,
+    [Q2_K] = tiles_Q2_K, [Q3_K] = tiles_Q3_K, [Q4_K] = tiles_Q4_K, [Q5_K] = tiles_Q5_K, [Q6_K] = tiles_Q6_K,
+};
+
 void many_tokens(const Weight* w, const uint8_t* p, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) {
-    uint32_t blocks = w->n / (quantized_kind(w->type) == OF_256 ? 256 : 32);
-    switch (w->type) {
-        case Q4_0: tiles_Q4_0(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        case Q4_1: tiles_Q4_1(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        case Q5_0: tiles_Q5_0(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        case Q5_1: tiles_Q5_1(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        case Q8_0: tiles_Q8_0(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        case Q2_K: tiles_Q2_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        case Q3_K: tiles_Q3_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        case Q4_K: tiles_Q4_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        case Q5_K: tiles_Q5_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows); break;
-        default: tiles_Q6_K(p, w->row_bytes, blocks, x, n_tiles, acc, n_rows);
-    }
+    TILES_OF[w->type](p, w->row_bytes, w->n / block_of(quantized_kind(w->type)), x, n_tiles, acc, n_rows);
 }
 
 uint32_t grain_of(const Weight* w) {
@@ -109,12 +91,13 @@ void matmul(const Call* c) {
     uint32_t n_tokens = n_rows(c, in), kind = quantized_kind(w->type), begin, end, n_left;
     int tiled = kind && is_tiled(n_tokens);
     if (kind && !(c->op->flags & QUANTIZED)) {
-        quantize(c, kind, x, n_tokens, w->n, tiled);
+        if (tiled) quantize_tiles(c, kind, x, w->n, n_tokens, 0, 1);
+        else quantize_rows(c, kind, x, w->n, n_tokens);
         if (meet(c)) return;
     }
     const uint8_t* quantized = at(c->team->quantized);
     if (!tiled) {
-        size_t x_bytes = x_row_bytes(w->type, w->n);
+        size_t x_bytes = row_bytes(kind, w->n);
         while (take_near(c, w->n_rows, grain_of(w), &begin, &end))
             for (uint32_t r = begin, n; r < end; r += n) {
                 const uint8_t* p = packed(c, w, 0, r, &n_left);

@@ -2,9 +2,6 @@
 #pragma once
 #include "quantize.h"
 
-// Bytes of a quantized row of x.
-size_t x_row_bytes(uint32_t type, uint32_t n);
-
 // Rows that a thread takes at once: some 32 KiB of weights, so that the end comes for all threads at about the same time.
 uint32_t grain_of(const Weight* w);
 

@@ -86,35 +86,23 @@ static void one_tile(uint32_t kind, const float* const rows[TILE_TOKENS], void* 
     }
 }
 
-void quantize(const Call* c, uint32_t kind, const float* x, uint32_t n_tokens, uint32_t n, int tiled) {
-    uint32_t block = kind == OF_256 ? 256 : 32, per_row = n / block, begin, end;
-    void* out = at(c->team->quantized);
-    if (!tiled) {
-        share(c, n_tokens * per_row, &begin, &end);
-        for (uint32_t i = begin; i < end; i++) one_block(kind, x + (size_t)i * block, out, i);
-        return;
-    }
-    share(c, (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS * per_row, &begin, &end);
-    for (uint32_t i = begin; i < end; i++) {
-        const float* rows[TILE_TOKENS];
-        for (uint32_t t = 0; t < TILE_TOKENS; t++) {
-            uint32_t token = i / per_row * TILE_TOKENS + t;
-            rows[t] = token < n_tokens ? x + (size_t)token * n + (size_t)(i % per_row) * block : 0;
-        }
-        one_tile(kind, rows, out, i);
-    }
+void quantize_rows(const Call* c, uint32_t kind, const float* x, uint32_t n, uint32_t n_rows) {
+    uint32_t block = block_of(kind), begin, end;
+    share(c, n_rows * (n / block), &begin, &end);
+    for (uint32_t i = begin; i < end; i++) one_block(kind, x + (size_t)i * block, at(c->team->quantized), i);
 }
 
-void quantize_grouped(
-    const Call* c, uint32_t kind, const float* x, uint32_t n, const uint32_t* order, uint32_t n_tiles, uint32_t per_x
+void quantize_tiles(
+    const Call* c, uint32_t kind, const float* x, uint32_t n, uint32_t n_places, const uint32_t* order, uint32_t per_x
 ) {
-    uint32_t block = kind == OF_256 ? 256 : 32, per_row = n / block, begin, end;
-    share(c, n_tiles * per_row, &begin, &end);
+    uint32_t block = block_of(kind), per_row = n / block, begin, end;
+    share(c, (n_places + TILE_TOKENS - 1) / TILE_TOKENS * per_row, &begin, &end);
     for (uint32_t i = begin; i < end; i++) {
         const float* rows[TILE_TOKENS];
         for (uint32_t t = 0; t < TILE_TOKENS; t++) {
-            uint32_t pair = order[i / per_row * TILE_TOKENS + t];
-            rows[t] = pair != ~0u ? x + (size_t)(pair / per_x) * n + (size_t)(i % per_row) * block : 0;
+            uint32_t place = i / per_row * TILE_TOKENS + t, row = place < n_places ? place : NOBODY;
+            if (order) row = order[place] == NOBODY ? NOBODY : order[place] / per_x;
+            rows[t] = row == NOBODY ? 0 : x + (size_t)row * n + (size_t)(i % per_row) * block;
         }
         one_tile(kind, rows, at(c->team->quantized), i);
     }

@@ -5,6 +5,7 @@
 // together, so that a vector holds four bytes of each of four tokens, and one product serves four; tokens past T are zero.
 // Three kinds, by what the weight format wants: of 256 with sums of 16 and 32 (K-quants), of 32 with its sum, of 32 widened.
 #pragma once
+#include "formats.h"
 #include "kernels.h"
 
 #define TILE_TOKENS 8
@@ -32,20 +33,28 @@ _Static_assert(8 * sizeof(Block32) == 384 && 8 * sizeof(Tile32) == 2560, "device
 _Static_assert(8 * sizeof(Block32Wide) == 640 && 8 * sizeof(Tile32Wide) == 4352, "device/binary.py OF_32_WIDE");
 
 static inline uint32_t quantized_kind(uint32_t type) {
-    return type >= 10 && type <= 14 ? OF_256 : type == 8 ? OF_32_WIDE : type >= 2 && type <= 7 ? OF_32 : NOT_QUANTIZED;
+    if (type == F32 || type == F16 || type == BF16) return NOT_QUANTIZED;
+    return type >= Q2_K ? OF_256 : type == Q8_0 ? OF_32_WIDE : OF_32;
+}
+
+// Elements of a block of x, and of a weight's.
+static inline uint32_t block_of(uint32_t kind) { return kind == OF_256 ? 256 : 32; }
+
+// Bytes of a row of n elements, and of a tile of such rows.
+static inline size_t row_bytes(uint32_t kind, uint32_t n) {
+    return n / block_of(kind) * (kind == OF_256 ? sizeof(Block256) : kind == OF_32 ? sizeof(Block32) : sizeof(Block32Wide));
+}
+static inline size_t tile_bytes(uint32_t kind, uint32_t n) {
+    return n / block_of(kind) * (kind == OF_256 ? sizeof(Tile256) : kind == OF_32 ? sizeof(Tile32) : sizeof(Tile32Wide));
 }
 
 static inline int is_tiled(uint32_t n_tokens) { return n_tokens >= MIN_TILED; }
 
-// Quantize n_tokens rows of x, n elements each, into team.quantized. All threads call it and meet after it.
-void quantize(const Call* c, uint32_t kind, const float* x, uint32_t n_tokens, uint32_t n, int tiled);
+// Quantize n_rows rows of x, n elements each, into team.quantized. All threads call it and meet after it.
+void quantize_rows(const Call* c, uint32_t kind, const float* x, uint32_t n, uint32_t n_rows);
 
-// The same by tiles, of what `order` names: place i is for row order[i] / per_x of x, or empty (~0).
-void quantize_grouped(
-    const Call* c, uint32_t kind, const float* x, uint32_t n, const uint32_t* order, uint32_t n_tiles, uint32_t per_x
+// The same by tiles: place i is for row i of x, or, where there is an order, for row order[i] / per_x.
+#define NOBODY ~0u  // in an order, a place that stays empty
+void quantize_tiles(
+    const Call* c, uint32_t kind, const float* x, uint32_t n, uint32_t n_places, const uint32_t* order, uint32_t per_x
 );
-
-// Bytes of a tile of rows of n elements.
-static inline size_t tile_row_bytes(uint32_t kind, uint32_t n) {
-    return kind == OF_256 ? n / 256 * sizeof(Tile256) : n / 32 * (kind == OF_32 ? sizeof(Tile32) : sizeof(Tile32Wide));
-}

@@ -5,6 +5,8 @@
 
 typedef v128_t v128;
 
+#define INLINE static inline __attribute__((always_inline))
+
 #define load(p) wasm_v128_load(p)
 #define store(p, x) wasm_v128_store(p, x)
 #define splat_f32(x) wasm_f32x4_splat(x)

@@ -69,24 +69,31 @@ INLINE void unpack_k(int type, const uint8_t* p, Pair256* u, int r) {
         part[2] = wasm_i16x8_add(part[2], dot_pairs(low, second)), part[3] = wasm_i16x8_add(part[3], dot_pairs(high, second)); \
     } while (0)
 
-// Two rows times one tile, added to out[2][8].
-//   The loops go two steps a turn and are not unrolled: wasmtime's compiler loads all that a block loads before it computes,
+// The products of n_steps steps of two rows and a tile, summed; *w and *x move on.
+//   The loop goes two steps a turn and is not unrolled: wasmtime's compiler loads all that a block loads before it computes,
 //   and more than this does not fit the registers. The empty asm keeps an address in one register.
+INLINE void products(v128 part[4], const v128** w_at, const v128** x_at, int n_steps) {
+    const v128 *w = *w_at, *x = *x_at, *end = x + 2 * n_steps;
+    for (int i = 0; i < 4; i++) part[i] = zero();
+#pragma clang loop unroll(disable)
+    do {
+        __asm__("" : "+r"(w), "+r"(x));
+        STEP(part, w, x);
+        STEP(part, w + 2, x + 2);
+        w += 4, x += 4;
+    } while (n_steps > 2 && x != end);
+    *w_at = w, *x_at = x;
+}
+
+// Two rows times one tile, added to out[2][8].
 INLINE void k_tile(int type, const Pair256* u, const Tile256* tile, float* out, size_t stride) {
     v128 sum[4] = {zero(), zero(), zero(), zero()};
     const int n_steps = steps(type);
     const v128 *w = u->stream, *x = (const v128*)tile->q, *end = x + 128;
 #pragma clang loop unroll(disable)
     do {
-        v128 part[4] = {zero(), zero(), zero(), zero()};
-        const v128* group_end = x + 2 * n_steps;
-#pragma clang loop unroll(disable)
-        do {
-            __asm__("" : "+r"(w), "+r"(x));
-            STEP(part, w, x);
-            STEP(part, w + 2, x + 2);
-            w += 4, x += 4;
-        } while (n_steps > 2 && x != group_end);
+        v128 part[4];
+        products(part, &w, &x, n_steps);
         v128 a = load(w), b = load(w + 1);
         w += 2;
         ADD_DOT(sum[0], part[0], a), ADD_DOT(sum[1], part[1], a);
@@ -130,15 +137,8 @@ INLINE void tile_32(int type, const Pair32* u, const Tile32* tile, float* out, s
     const v128 *w = u->q[0], *x = (const v128*)tile->q, *end = x + 16;
 #pragma clang loop unroll(disable)
     do {
-        v128 part[4] = {zero(), zero(), zero(), zero()};
-        const v128* group_end = x + 2 * n_steps;
-#pragma clang loop unroll(disable)
-        do {
-            __asm__("" : "+r"(w), "+r"(x));
-            STEP(part, w, x);
-            STEP(part, w + 2, x + 2);
-            w += 4, x += 4;
-        } while (x != group_end);
+        v128 part[4];
+        products(part, &w, &x, n_steps);
 #pragma clang loop unroll(full)
         for (int i = 0; i < 4; i++) sum[i] = wasm_i32x4_add(sum[i], wasm_i32x4_extadd_pairwise_i16x8(part[i]));
     } while (x != end);
