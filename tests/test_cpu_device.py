@@ -38,7 +38,7 @@ from tests.test_reference_device import VOCAB, expert_layer, layer, recurrent_la
 from tools.make_test_model import SHAPES, write_model
 from wasmrt.device import binary, cpu
 from wasmrt.device.choice import Choice
-from wasmrt.device.cpu import STACK_BYTES, TEAM_BYTES, TILE
+from wasmrt.device.cpu import CURSOR_BYTES, STACK_BYTES, TEAM_BYTES, TILE
 from wasmrt.device.device import Device
 from wasmrt.gguf.types import BY_NAME
 from wasmrt.program.ops import KERNELS, Space
@@ -116,8 +116,9 @@ class Guarded(Rig):
             for n_bytes in (f.row, f.acc, f.attention, f.order):
                 frame(at, n_bytes)[:] = True
                 at += aligned(n_bytes)
-            # The stacks lie before the scratch. Half of each must be enough.
-            frame(device._scratch - i * STACK_BYTES - STACK_BYTES // 2, STACK_BYTES // 2)[:] = True
+            # A stack counts down. Half of each must be enough.
+            frame(device._stacks + i * STACK_BYTES + STACK_BYTES // 2, STACK_BYTES // 2)[:] = True
+            frame(device._cursors + i * CURSOR_BYTES, 4)[:] = True
         positions = np.array(sorted(self.positions))
         for bound in self.bounds:
             for address, slot in zip(bound.slots, bound.program.slots, strict=False):

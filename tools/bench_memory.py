@@ -1,5 +1,6 @@
 """How fast this machine reads memory: `python tools/bench_memory.py` prints GB/s (10**9 bytes) for 1 to N threads.
 
+By numpy and not by the kernel that `wasmrt bench` reads with, so that a slow kernel could not flatter the share it reports.
 It is the ceiling of decoding, which reads every weight once a token: tokens per second cannot exceed it divided by the weight
 bytes. Each thread reads a part of its own, all parts together several times larger than the last cache. numpy's bitwise-or does
 the reading: the fastest of the reductions that were tried (or 37, max 35, sum 35, sum of float32 24 GB/s with one thread).

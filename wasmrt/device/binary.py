@@ -3,6 +3,7 @@
 import struct
 from array import array
 from collections.abc import Iterator
+from typing import Any
 
 from wasmrt.device.device import check_formats
 from wasmrt.errors import UnsupportedError
@@ -53,7 +54,7 @@ def _kind_of(weight: Weight) -> tuple[int, int] | None:
 
 def _flags(program: Program) -> Iterator[int]:
     """For each op, QUANTIZED where the last matmul has already quantized the same x in the same way."""
-    ready: object = None  # what the buffer holds: kernel, kind and operands
+    ready: tuple[Any, ...] = ()  # what the buffer holds: kernel, kind and operands
     for op in program.ops:
         flags = 0
         if op.kernel in ("matmul", "expert_matmul") and op.ins[0] is not None:
@@ -63,8 +64,8 @@ def _flags(program: Program) -> Iterator[int]:
                 flags = QUANTIZED if ready == wanted else 0
                 ready = wanted
         written = {o.index for o in op.out if o.space is Space.ACTIVATION}
-        if isinstance(ready, tuple) and any(operand.index in written for operand in ready[2:]):
-            ready = None
+        if any(operand.index in written for operand in ready[2:]):
+            ready = ()
         yield flags
 
 

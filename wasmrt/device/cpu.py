@@ -97,8 +97,8 @@ def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, n_threads:
     """What a device asks of the memory beside the weights. programs: of all segments, in the order of the pass."""
     f = frames(programs, max_tokens, max_out)
     element = 2 if f16_cache else 4
-    threads = [STACK_BYTES, CURSOR_BYTES, f.scratch] * n_threads
-    fixed = [TEAM_BYTES, f.arena, f.quantized, f.candidates, f.ids, f.run_list, *threads]
+    fixed = [TEAM_BYTES, f.arena, f.quantized, f.candidates, f.ids, f.run_list]
+    fixed += [n_threads * n_bytes for n_bytes in (STACK_BYTES, CURSOR_BYTES, f.scratch)]
     fixed += [len(serialize(p)) for p in dict.fromkeys(programs)] + [_binding_bytes(p) for p in programs]
     return Sizes(
         kv_frames=tuple(element * width for p in programs for width in p.kv),
@@ -188,11 +188,14 @@ class CpuDevice:
         self._run_list_view = self._memory.view(self._run_list, f.run_list).cast("Q")
         self._ids_view = self._memory.view(self._ids, f.ids).cast("i")
         self._quantized, self._candidates = allocate(f.quantized), allocate(f.candidates)
-        stacks = [allocate(STACK_BYTES) + STACK_BYTES for _ in range(self.n_threads)]
-        self._cursors = min(allocate(CURSOR_BYTES) for _ in range(self.n_threads))  # one after another
-        self._scratch = min(allocate(f.scratch) for _ in range(self.n_threads))
-        self._tail = [0] * 22
-        self._host.start(self._team, stacks)
+        n = self.n_threads
+        self._stacks, self._cursors = allocate(n * STACK_BYTES), allocate(n * CURSOR_BYTES)
+        self._scratch = allocate(n * f.scratch)
+        # What follows n_threads in the team; begin() and run() fill in what a pass and a run are about.
+        self._tail = [n, self._f16_cache, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        self._tail += [self._ids, self._run_list, self._quantized, self._cursors, self._scratch, f.scratch]
+        self._tail += [0, aligned(f.row), aligned(f.row) + aligned(f.acc), f.scratch - aligned(f.order)]
+        self._host.start(self._team, [self._stacks + (i + 1) * STACK_BYTES for i in range(n)])
 
     def bind(self, program: Program, context: int) -> Bound:
         allocate = self._memory.allocate
@@ -224,10 +227,7 @@ class CpuDevice:
             raise ValueError(f"tokens {min(ids)} to {max(ids)} at {pos} on: {there_are}")
         self._ids_view[:n] = memoryview(array("i", ids))
         self._n_out = n_out
-        f = self._frames
-        self._tail = [self.n_threads, self._f16_cache, self._context, n, pos, n_out, 0, 0, 0, 0, 0, 0]
-        self._tail += [self._ids, self._run_list, self._quantized, self._cursors, self._scratch, f.scratch]
-        self._tail += [0, aligned(f.row), aligned(f.row) + aligned(f.acc), f.scratch - aligned(f.order)]
+        self._tail[2:6] = self._context, n, pos, n_out
 
     async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:
         self._check_open()

@@ -372,6 +372,7 @@ class ReferenceDevice:
         return memoryview(self._logits(head).tobytes()).cast("f", (self._n_out, head.program.result.width))
 
     def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
+        started = time.perf_counter()
         row = self._logits(head)[-1].astype(np.float64)
         for token in set(recent) if penalty != 1.0 else ():
             row[token] = np.float32(row[token] / penalty if row[token] > 0 else row[token] * penalty)
@@ -382,6 +383,7 @@ class ReferenceDevice:
         others = np.delete(row, ids)
         rest = _log_sum_exp(others, 1.0)
         rest_at = rest if temperature in (0, 1) else _log_sum_exp(others, temperature)
+        self.kernel_seconds += time.perf_counter() - started
         return Candidates(ids.tolist(), row[ids].tolist(), rest, rest_at)
 
     def _logits(self, head: Bound) -> F32:
