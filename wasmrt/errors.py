@@ -26,7 +26,14 @@ class UnsupportedError(WasmrtError):
 
 
 class SourceError(WasmrtError):
-    """Bytes are unreachable, fewer than promised, or not of the file that was opened."""
+    """Bytes are unreachable, fewer than promised, or not of the file that was opened.
+
+    `transient`: the same read may succeed later, as when a connection broke; a file that has changed stays changed.
+    """
+
+    def __init__(self, message: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 class BudgetError(WasmrtError):

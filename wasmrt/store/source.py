@@ -31,6 +31,10 @@ class Source(Protocol):
 
     name: str  # for messages
     size: int  # bytes
+    block: int  # reads at multiples of it, into addresses at multiples of it, pass by the system's cache; 1: any do, or none
+
+    async def bypass_cache(self) -> None:
+        """From now on leave no copies in the system's page cache, as far as that can be; may raise `block` from 1."""
 
     async def read_into(self, offset: int, view: memoryview) -> None:
         """Fill all of `view` (contiguous, writable, any format) with the bytes from `offset` on.
@@ -75,11 +79,16 @@ def path_of_file_url(url: str) -> str:
 class MemorySource:
     """A file that lies in memory. The bytes are not copied: they must not change while the source is open."""
 
+    block = 1
+
     def __init__(self, data: bytes | bytearray | memoryview, name: str = "<memory>") -> None:
         self.name = name
         self._data = memoryview(data).cast("B")
         self.size = len(self._data)
         self._closed = False
+
+    async def bypass_cache(self) -> None:
+        pass
 
     async def read_into(self, offset: int, view: memoryview) -> None:
         with view.cast("B") as flat:
@@ -100,6 +109,8 @@ class FileSource:
     deleted stays readable; one that is written in place is noticed by its size or its time of modification after every read.
     (The clock behind the latter ticks every few milliseconds: a write in the same tick as the file's last one goes unseen.)
     """
+
+    block = 1
 
     def __init__(self, name: str, file: io.FileIO, pool: Executor) -> None:
         """Use `open`."""
@@ -126,6 +137,9 @@ class FileSource:
                 job.result().close()
             pool.shutdown(wait=False)
             raise
+
+    async def bypass_cache(self) -> None:
+        pass
 
     async def read_into(self, offset: int, view: memoryview) -> None:
         with view.cast("B") as flat:
