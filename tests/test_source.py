@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wasmrt.errors import SourceError, UnsupportedError
-from wasmrt.store import source as module
-from wasmrt.store.source import FileSource, MemorySource, Source, open_source
+from wasmrt.store import file as module
+from wasmrt.store.file import FileSource
+from wasmrt.store.source import MemorySource, Source, open_source
 
 DATA = bytes(i * 7 % 251 for i in range(1000))
 AN_HOUR_AGO = time.time() - 3600
