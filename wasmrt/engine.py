@@ -14,7 +14,7 @@ from wasmrt.device.choice import choose
 from wasmrt.device.device import Bound, Candidates, Device
 from wasmrt.errors import ContextFull, DeviceError, UnsupportedError, WasmrtError
 from wasmrt.generate import GenerationStats, generate
-from wasmrt.gguf.reader import Header, HeaderParser
+from wasmrt.gguf.reader import Header
 from wasmrt.model.build import Built, build
 from wasmrt.model.config import ModelConfig
 from wasmrt.model.kv_cache import KVCache
@@ -22,6 +22,7 @@ from wasmrt.options import EngineOptions, Ref, parse_bytes
 from wasmrt.resources import demo_model
 from wasmrt.sampling import SamplerOptions
 from wasmrt.store.memory import Memory
+from wasmrt.store.open import read_header
 from wasmrt.store.plan import Plan, make_plan
 from wasmrt.store.source import Source, open_source
 from wasmrt.store.store import LayerStore, Progress
@@ -34,8 +35,6 @@ log = logging.getLogger("wasmrt")
 
 SPARE = 0.8  # of the memory that is free when a model is opened: what it may take unless told otherwise
 CONTROL_GROUP = Path("/sys/fs/cgroup")
-HEADER_READ = 256 << 10  # bytes of the first read; a large vocabulary needs several MiB, read in doubling steps
-MAX_HEADER_READ = 4 << 20
 CHUNK = 256  # tokens of a prompt that pass through the layers together
 LOGIT_BYTES = 8 << 20  # at most this much activation memory for logits
 
@@ -100,20 +99,6 @@ async def open_tokenizer(ref: Ref | None = None) -> Tokenizer:
         return from_metadata((await read_header(source)).metadata)
     finally:
         await source.close()
-
-
-async def read_header(source: Source) -> Header:
-    """Feed the parser from the start of the file until it has the header; reads little more than that."""
-    parser = HeaderParser(source.size, source.name)
-    position, step = 0, HEADER_READ
-    while parser.header is None and position < source.size:
-        n_bytes = min(max(step, parser.wanted if position else 0), MAX_HEADER_READ, source.size - position)
-        data = bytearray(n_bytes)
-        await source.read_into(position, memoryview(data))
-        parser.feed(data)
-        position += n_bytes
-        step *= 2
-    return parser.finish()
 
 
 @dataclass(frozen=True, slots=True)
