@@ -6,6 +6,7 @@ and for the browser, where waiting cannot block.
 
 import os
 import re
+import sys
 from typing import Protocol
 
 from wasmrt.errors import SourceError, UnsupportedError
@@ -33,7 +34,7 @@ class Source(Protocol):
 
 
 async def open_source(ref: str | os.PathLike[str] | bytes | bytearray | memoryview) -> Source:
-    """The source that `ref` names: a path, a file:// URL, or an object whose bytes are the file's content."""
+    """The source that `ref` names: a path, a file, http or https URL, or an object whose bytes are the file's content."""
     from wasmrt.store.file import FileSource  # which builds on this module
 
     if isinstance(ref, str):
@@ -42,6 +43,10 @@ async def open_source(ref: str | os.PathLike[str] | bytes | bytearray | memoryvi
             return await FileSource.open(ref)
         if (scheme[2] or "").lower() == "file":
             return await FileSource.open(path_of_file_url(ref))
+        if (scheme[2] or "").lower() in ("http", "https") and sys.platform != "emscripten":  # a page has no sockets
+            from wasmrt.store.http import HttpSource  # imports httpx
+
+            return await HttpSource.open(ref)
         # What follows a ? may be a signature or key: not for messages.
         raise UnsupportedError(
             f"remote models are not supported by this version: {ref.partition('?')[0]!r}; download the file and give its path"
