@@ -543,7 +543,7 @@ def test_the_sizes_are_those_of_the_kernels():
     """C holds its structs to these numbers when it is compiled."""
     sizes = {(factor, name): int(n) for factor, name, n in re.findall(r"(8 \* )?sizeof\((\w+)\) == (\d+)", SOURCES)}
     structs = {"Operand": binary.OPERAND, "Op": binary.OP, "Weight": binary.WEIGHT, "Program": binary.HEADER}
-    structs |= {"Binding": cpu.BINDING, "Ask": cpu.ASK}
+    structs |= {"Binding": cpu.BINDING, "Slot": cpu.SLOT, "Ask": cpu.ASK}
     want = {("", name): struct.size for name, struct in structs.items()}
     want |= {("", "Team"): TEAM_BYTES, ("", "Block256"): binary.OF_256[0], ("", "Tile256"): binary.OF_256[1]}
     for name, (row, tile) in {"32": binary.OF_32, "32Wide": binary.OF_32_WIDE}.items():

@@ -389,16 +389,16 @@ def test_wrong_options_are_refused(path, options, error, match):
 @pytest.mark.parametrize(
     ("device", "unused"),
     [
-        ("reference", "the reference device has no use for: prefetch, threads, kv_type"),
-        ("cpu", "the cpu device has no use for: prefetch"),
-        ("auto", "the cpu device has no use for: prefetch"),
-        ("cpu:plain", "the cpu:plain device has no use for: prefetch, threads"),
+        ("reference", "the reference device has no use for: gpu_memory, threads, kv_type"),
+        ("cpu", "the cpu device has no use for: gpu_memory"),
+        ("auto", "the cpu device has no use for: gpu_memory"),
+        ("cpu:plain", "the cpu:plain device has no use for: gpu_memory, threads"),
     ],
 )
 @pytest.mark.usefixtures("cpu")
 def test_options_without_effect_are_named(path, caplog, device, unused):
     """Each option that the device ignores, and none that it heeds."""
-    wasmrt.load(path, device=device, threads=2, kv_type="f16", prefetch=2).close()
+    wasmrt.load(path, device=device, threads=2, kv_type="f16", gpu_memory=1 << 20).close()
     assert [record.message for record in caplog.records] == [unused]
 
 

@@ -14,7 +14,7 @@ from wasmrt.device import reference
 from wasmrt.device.device import arena_offsets
 from wasmrt.gguf.types import BY_NAME
 from wasmrt.program.ops import KERNELS, Program, Slot, Space
-from wasmrt.program.record import Recorder, Rope
+from wasmrt.program.record import ROW_STEP, Recorder, Rope
 from wasmrt.store.memory import ALIGNMENT
 
 F32 = BY_NAME["F32"]
@@ -48,7 +48,8 @@ def test_the_recorder_has_a_method_for_every_op(kernel):
     names = list(inspect.signature(getattr(Recorder, kernel)).parameters)[1:]
     assert [name for name in names if name in operands_of(kernel)] == operands_of(kernel)
     params = [name for name in names if name not in operands_of(kernel)]
-    assert params == (["rope"] if kernel == "rope" else list(KERNELS[kernel].params))
+    from_shapes = {"rope": ["rope"], "matmul": []}               # matmul's rows are those of the weight's entries
+    assert params == from_shapes.get(kernel, list(KERNELS[kernel].params))
 
 
 def test_rope_parameters_reach_the_op_under_their_names():
@@ -142,7 +143,7 @@ def test_layers_with_the_same_calls_are_equal_programs():
     n_experts=st.sampled_from([None, 1, 5]),
 )
 def test_the_entries_of_a_weight_cover_its_rows_once(quant, rows, chunk_bytes, n_experts):
-    """As many whole rows an entry as fit into chunk_bytes, one at the least; an expert is never cut."""
+    """Whole rows, one at the least, of chunk_bytes at most and about as many in each entry; an expert is never cut."""
     t = Recorder("layer", chunk_bytes)
     before = t.weight("before", F32, (7, 1))
     shape = (256, rows) if n_experts is None else (256, rows, n_experts)
@@ -157,7 +158,10 @@ def test_the_entries_of_a_weight_cover_its_rows_once(quant, rows, chunk_bytes, n
     if n_experts is not None:
         assert (weight.n_entries, weight.rows_per_entry) == (n_experts, rows)
     else:
-        assert weight.rows_per_entry == min(rows, max(1, chunk_bytes // row_bytes))
+        most = max(1, chunk_bytes // row_bytes)
+        assert weight.rows_per_entry <= min(rows, most)
+        assert weight.n_entries <= -(-rows // most) + (most > ROW_STEP)
+        assert weight.rows_per_entry % ROW_STEP == 0 or weight.rows_per_entry in (rows, most)
         assert (weight.n_entries - 1) * weight.rows_per_entry < rows <= weight.n_entries * weight.rows_per_entry
 
 
@@ -168,8 +172,11 @@ def test_entries_of_an_op_are_those_of_its_weights():
     chosen, weights = t.route(h, 2)
     y = t.expert_matmul(t.weight("e", F32, (8, 8, 3)), x, chosen)
     program = t.finish(t.add(x, t.add(t.expert_sum(y, weights), t.weight("b", F32, (8,)))))
-    got = {op.kernel: program.entries_of(op) for op in program.ops[:-1]}
-    assert got == {"matmul": (0, 1, 2), "route": (), "expert_matmul": (3, 4, 5), "expert_sum": (), "add": (6,)}
+    got = [(op.kernel, program.entries_of(op)) for op in program.ops[:-1]]
+    products = [("matmul", (i,)) for i in range(3)]              # of a weight in three entries: one op each, into one slot
+    assert got == [*products, ("route", ()), ("expert_matmul", (3, 4, 5)), ("expert_sum", ()), ("add", (6,))]
+    assert [op.params for op in program.ops[:3]] == [(0, 1), (1, 1), (2, 1)]
+    assert len({op.out for op in program.ops[:3]}) == 1
 
 
 # Slots

@@ -9,7 +9,7 @@ from wasmrt.device.device import check_formats
 from wasmrt.errors import UnsupportedError
 from wasmrt.program.ops import KERNELS, Op, Operand, Param, Program, Space, Weight
 
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<8I")
 OPERAND = struct.Struct("<BBBxII")
 OP = struct.Struct("<II72s9d")

@@ -4,8 +4,9 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from wasmrt.device.device import Device, arena_offsets
+from wasmrt.device.device import KEPT_NONE, Device, Kept, arena_offsets
 from wasmrt.errors import DeviceError, UnsupportedError
 from wasmrt.options import EngineOptions
 from wasmrt.program.ops import Program
@@ -19,12 +20,18 @@ CPU_BUILDS = ("wasm32", "wasm64", "plain")  # "cpu:wasm64" and so on force one
 WASMTIME = "wasmtime>=50,<51"  # as pyproject.toml has it
 
 
+class SizesOf(Protocol):
+    """What a device needs beside the weights, as its compile() and bind() take it; of the programs of all segments."""
+
+    def __call__(self, programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A device to be made: first asked what it needs for a model, then made with a memory that holds all of it."""
 
     name: str
-    sizes: Callable[[Sequence[Program], int, int], Sizes]  # of the programs of all segments, max_tokens, max_out
+    sizes: SizesOf
     make: Callable[[Sequence[Program], int], tuple[Memory, Device]]  # of the same programs, with this many bytes of memory
 
 
@@ -37,7 +44,7 @@ def choose(options: EngineOptions) -> Choice:
     if name not in DEVICES or (build and (name != "cpu" or build not in CPU_BUILDS)):
         there_is = f"{', '.join(DEVICES)}, or a build of the cpu device: {', '.join(f'cpu:{b}' for b in CPU_BUILDS)}"
         raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {there_is}")
-    unused = ["gpu_memory", "prefetch"]
+    unused = ["gpu_memory"]
     if name == "reference":
         unused += ["threads", "kv_type"]
     elif build == "plain":
@@ -55,11 +62,11 @@ def _reference() -> Choice:
     except ImportError as error:
         raise DeviceError(f"the reference device needs numpy, which is not here ({error}); install it") from error
 
-    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int) -> Sizes:
+    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes:
         return Sizes(
             kv_frames=tuple(4 * width for p in programs for width in p.kv),
             state_frames=tuple(4 * n for p in programs for n in p.state),
-            activation_frames=(max(arena_offsets(p, max_tokens, max_out)[-1] for p in programs),),
+            activation_frames=(max(arena_offsets(p, max_tokens, max_out, kept)[-1] for p in programs),),
         )
 
     def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
@@ -85,8 +92,8 @@ def _cpu(options: EngineOptions, build: str) -> Choice:
         weight_bytes = sum(w.n_bytes for p in programs for w in p.weights)
         return 1 if build == "plain" else options.threads or cpu_native.default_threads(weight_bytes)
 
-    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int) -> Sizes:
-        return cpu.sizes(programs, max_tokens, max_out, n_threads(programs), f16_cache)
+    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes:
+        return cpu.sizes(programs, max_tokens, max_out, kept, n_threads(programs), f16_cache)
 
     def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
         host = cpu_native.WasmtimeHost(build or cpu_native.choose_build(n_bytes), n_bytes, n_threads(programs))

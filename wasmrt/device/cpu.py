@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wasmrt.device.binary import TILE_TOKENS, quantized_bytes, serialize
-from wasmrt.device.device import Bound, Candidates, Stop, arena_offsets, finish
+from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, arena_offsets, check_row, check_rows, finish
 from wasmrt.errors import DeviceError
 from wasmrt.program.ops import Op, Program
 from wasmrt.store.memory import Memory, aligned
@@ -23,12 +23,13 @@ STACK_BYTES = 64 << 10  # of each thread
 UNIT_TOKENS, UNIT_ROWS = 16, 64  # tokens, and rows, that attention takes at once: attention.c
 FLOAT_ROWS = 4  # rows of a float weight that meet a token together: floats.h
 GROUP_ROWS = 8  # rows of a weight that the tile kernels take together: matmul.h
-TEAM_BYTES = 432
-TEAM_TAIL = struct.Struct("<12I6Q4I")  # the team from n_threads on
+TEAM_BYTES = 440
+TEAM_TAIL = struct.Struct("<12I6Q6I")  # the team from n_threads on
 TEAM_TAIL_AT = 320
 CURSOR_BYTES = 64  # of each thread: a cache line
 CANCEL_AT, ABORT_AT = 0, 1  # bytes of the control word, so that none of them undoes the other
 BINDING = struct.Struct("<5Q")
+SLOT = struct.Struct("<2Q")
 ASK = struct.Struct("<4d5Q4I")  # candidates.c
 
 DONE, CANCELLED, ABORTED, MISSING, BAD_PROGRAM, ABSENT_WEIGHT = range(6)  # what run() returns
@@ -75,13 +76,13 @@ class Frames:
         return aligned(self.row) + aligned(self.acc) + aligned(self.attention) + aligned(self.order)
 
 
-def frames(programs: Sequence[Program], max_tokens: int, max_out: int) -> Frames:
+def frames(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE) -> Frames:
     """What passes of at most max_tokens tokens, of which max_out want logits, need of these segments."""
     weights = [w for p in programs for w in p.weights]
     ops = [(op, p) for p in dict.fromkeys(programs) for op in p.ops]
     n_vocab = max((p.result.width for p in programs if p.result.rows == "out"), default=0)
     return Frames(
-        arena=max(arena_offsets(p, max_tokens, max_out)[-1] for p in programs),
+        arena=max(arena_offsets(p, max_tokens, max_out, kept)[-1] for p in programs),
         quantized=max((_quantized(op, p, max_tokens) for op, p in ops), default=0),
         row=4 * FLOAT_ROWS * max((w.shape[0] for w in weights), default=0),
         acc=4 * GROUP_ROWS * (max_tokens + TILE_TOKENS - 1),
@@ -93,9 +94,11 @@ def frames(programs: Sequence[Program], max_tokens: int, max_out: int) -> Frames
     )
 
 
-def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, n_threads: int, f16_cache: bool) -> Sizes:
+def sizes(
+    programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept, n_threads: int, f16_cache: bool
+) -> Sizes:
     """What a device asks of the memory beside the weights. programs: of all segments, in the order of the pass."""
-    f = frames(programs, max_tokens, max_out)
+    f = frames(programs, max_tokens, max_out, kept)
     element = 2 if f16_cache else 4
     fixed = [TEAM_BYTES, f.arena, f.quantized, f.candidates, f.ids, f.run_list]
     fixed += [n_threads * n_bytes for n_bytes in (STACK_BYTES, CURSOR_BYTES, f.scratch)]
@@ -143,13 +146,14 @@ def attention_scratch(head_dim: int, value_dim: int, group: int) -> int:
 
 def _binding_bytes(program: Program) -> int:
     """A segment's struct with the lists that it points to: slots, caches, states, and the address table."""
-    return BINDING.size + 8 * (len(program.slots) + len(program.kv) + len(program.state) + program.n_entries)
+    return BINDING.size + SLOT.size * len(program.slots) + 8 * (len(program.kv) + len(program.state) + program.n_entries)
 
 
 class CpuDevice:
     """Runs programs through the C kernels of a host."""
 
     name = "cpu"
+    batch_invariant = True
 
     def __init__(self, host: Host, f16_cache: bool = False) -> None:
         self._host = host
@@ -158,6 +162,7 @@ class CpuDevice:
         self._max_tokens = self._max_out = 0
         self._context = self._n_rows_embedded = 1 << 31  # until a program says less
         self._programs: dict[Program, int] = {}
+        self._kept, self._row = KEPT_NONE, 0
         self._failure = ""  # why nothing more is computed; not the exception, whose frames would keep the memory
         self._n_out = self._team = 0
 
@@ -169,10 +174,10 @@ class CpuDevice:
     def kernel_seconds(self) -> float:
         return self._host.kernel_seconds
 
-    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
+    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE) -> None:
         allocate = self._memory.allocate
-        self._max_tokens, self._max_out = max_tokens, max_out
-        f = self._frames = frames(programs, max_tokens, max_out)
+        self._max_tokens, self._max_out, self._kept = max_tokens, max_out, kept
+        f = self._frames = frames(programs, max_tokens, max_out, kept)
         self._arena = allocate(f.arena)
         for program in dict.fromkeys(programs):
             data = serialize(program)
@@ -194,7 +199,7 @@ class CpuDevice:
         # What follows n_threads in the team; begin() and run() fill in what a pass and a run are about.
         self._tail = [n, self._f16_cache, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
         self._tail += [self._ids, self._run_list, self._quantized, self._cursors, self._scratch, f.scratch]
-        self._tail += [0, aligned(f.row), aligned(f.row) + aligned(f.acc), f.scratch - aligned(f.order)]
+        self._tail += [0, aligned(f.row), aligned(f.row) + aligned(f.acc), f.scratch - aligned(f.order), 0, 0]
         self._host.start(self._team, [self._stacks + (i + 1) * STACK_BYTES for i in range(n)])
 
     def bind(self, program: Program, context: int) -> Bound:
@@ -205,35 +210,39 @@ class CpuDevice:
         element = 2 if self._f16_cache else 4
         kv = tuple(allocate(element * context * width) for width in program.kv)
         state = tuple(allocate(4 * n) for n in program.state)
-        slots = tuple(self._arena + at for at in arena_offsets(program, self._max_tokens, self._max_out)[:-1])
+        slots = tuple(self._arena + at for at in arena_offsets(program, self._max_tokens, self._max_out, self._kept)[:-1])
+        keeps = self._kept.of(program)
+        slot_list = [x for i, at in enumerate(slots) for x in (at, 4 * program.slots[i].width if i in keeps else 0)]
         size = _binding_bytes(program)
         address = allocate(size)
         view = self._memory.view(address, size)
         at = BINDING.size
         places = []
-        for addresses in (slots, kv, state):
+        for addresses in (slot_list, kv, state):
             places.append(address + at)
             view[at : at + 8 * len(addresses)] = array("Q", addresses).tobytes()
             at += 8 * len(addresses)
         BINDING.pack_into(view, 0, self._programs[program], address + at, *places)
-        return Bound(program, view[at:].cast("Q"), slots, kv, state, address)
+        return Bound(program, view[at:].cast("Q"), slots, kv, state, address, keeps)
 
-    def begin(self, ids: Sequence[int], pos: int, n_out: int) -> None:
+    def begin(self, ids: Sequence[int], pos: int, n_out: int, row: int = 0) -> None:
         n = len(ids)
         if not 0 < n <= self._max_tokens or not 0 <= n_out <= min(n, self._max_out):
             raise ValueError(f"{n} tokens, {n_out} rows of logits; compiled for {self._max_tokens} and {self._max_out}")
         if not 0 <= min(ids) <= max(ids) < self._n_rows_embedded or not 0 <= pos <= self._context - n:
             there_are = f"there are {self._n_rows_embedded} tokens and {self._context} positions"
             raise ValueError(f"tokens {min(ids)} to {max(ids)} at {pos} on: {there_are}")
+        check_rows(row, n, self._kept)
         self._ids_view[:n] = memoryview(array("i", ids))
-        self._n_out = n_out
+        self._n_out, self._row = n_out, row
         self._tail[2:6] = self._context, n, pos, n_out
 
-    async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:
+    async def run(self, bounds: Sequence[Bound], ops: range, partial: bool = False) -> Stop:
         self._check_open()
         for i, bound in enumerate(bounds):
             self._run_list_view[i] = bound.address
         self._tail[6:12] = len(bounds), ops.start, ops.stop, 0, 0, 0
+        self._tail[-2:] = self._row, partial
         TEAM_TAIL.pack_into(self._team_view, TEAM_TAIL_AT, *self._tail)
         running = asyncio.ensure_future(self._host.run(self._team))
         cancelled = await finish(running, self._cancel)
@@ -263,11 +272,19 @@ class CpuDevice:
 
     def _missing_experts(self, bound: Bound, route: Op) -> tuple[int, ...]:
         """The table entries of the experts that a router chose and that are not in memory."""
-        chosen = route.out[0]
-        n = self._tail[3] * chosen.width
-        experts = set(self._memory.view(bound.slots[chosen.index], 4 * n).cast("i"))
-        entries = (w.first + e for w in bound.program.weights if w.is_expert for e in sorted(experts))
+        experts = sorted(self._experts(bound, route))
+        entries = (w.first + e for w in bound.program.weights if w.is_expert for e in experts)
         return tuple(entry for entry in entries if bound.table[entry] == 0)
+
+    def chosen(self, bound: Bound, route: int) -> set[int]:
+        return self._experts(bound, bound.program.ops[route])
+
+    def _experts(self, bound: Bound, route: Op) -> set[int]:
+        """What a router left in the arena for the tokens of this pass."""
+        chosen, n_tokens = route.out[0], self._tail[3]
+        row = self._row if chosen.index in bound.kept else 0
+        address = bound.slots[chosen.index] + 4 * row * chosen.width
+        return set(self._memory.view(address, 4 * n_tokens * chosen.width).cast("i"))
 
     def clear_state(self, bound: Bound) -> None:
         for address, n in zip(bound.state, bound.program.state, strict=True):
@@ -282,10 +299,12 @@ class CpuDevice:
             raise _not_numbers()
         return memoryview(bytes(self._memory.view(address, 4 * n))).cast("f", (self._n_out, result.width))
 
-    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
+    def candidates(
+        self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
+    ) -> Candidates:
         self._check_open()
         n = head.program.result.width
-        logits = head.slots[head.program.result.index] + 4 * n * (self._n_out - 1)
+        logits = head.slots[head.program.result.index] + 4 * n * check_row(row, self._n_out)
         k = min(k, n)
         penalised = array("i", set(recent) if penalty != 1.0 else ())
         view, ask = self._memory.view, self._candidates

@@ -2,8 +2,8 @@
 
 import asyncio
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from wasmrt.errors import UnsupportedError
@@ -14,6 +14,23 @@ from wasmrt.store.memory import aligned
 # The formats that every device computes with, by ggml's ids: what one can run, all can.
 _NAMES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 FORMATS = frozenset(BY_NAME[name].id for name in _NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Slots that keep a row for each of `rows` tokens, so that all chunks of a prompt can go through some ops before the next.
+
+    slots: of each program. A program that is not named keeps none, but slot 0 is kept by all or none, since it is handed on.
+    """
+
+    rows: int = 0
+    slots: Mapping[Program, frozenset[int]] = field(default_factory=dict)
+
+    def of(self, program: Program) -> frozenset[int]:
+        return self.slots.get(program, frozenset())
+
+
+KEPT_NONE = Kept()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +55,7 @@ class Bound:
     kv: tuple[Any, ...]
     state: tuple[Any, ...]
     address: int = 0  # where a device that has the segment in its own memory keeps it
+    kept: frozenset[int] = frozenset()  # the slots that keep rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,7 @@ class Device(Protocol):
     """One device with one model. Methods that may wait are async; `run` leaves the event loop free and can be cancelled."""
 
     name: str
+    batch_invariant: bool  # a token's logits have the same bits, however many others are in its pass
 
     @property
     def kernel_seconds(self) -> float:
@@ -66,7 +85,7 @@ class Device(Protocol):
     def n_threads(self) -> int:
         """How many threads compute."""
 
-    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
+    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE) -> None:
         """Make room for passes of at most max_tokens tokens, of which max_out want logits.
 
         programs: of all segments, in the order of the pass; equal ones are compiled once.
@@ -75,17 +94,21 @@ class Device(Protocol):
     def bind(self, program: Program, context: int) -> Bound:
         """A segment ready to run: an empty address table, cache buffers for `context` positions, recurrent state zeroed."""
 
-    def begin(self, ids: Sequence[int], pos: int, n_out: int) -> None:
-        """What the next pass is about: token ids, the position of the first, and how many rows of logits are wanted.
+    def begin(self, ids: Sequence[int], pos: int, n_out: int, row: int = 0) -> None:
+        """What the next runs are about: token ids, the position of the first, and how many rows of logits are wanted.
 
-        ValueError for more tokens or rows than the device was compiled for.
+        row: where the tokens' rows begin in slots that are kept. ValueError for more than the device was compiled for.
         """
 
-    async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:
+    async def run(self, bounds: Sequence[Bound], ops: range, partial: bool = False) -> Stop:
         """Run consecutive segments, from op ops.start of the first to before op ops.stop of the last.
 
+        partial: an expert_matmul computes the rows of those experts that are in memory and leaves the others as they are.
         Cancelling the awaiting task sets the control word and waits until the run has left.
         """
+
+    def chosen(self, bound: Bound, route: int) -> set[int]:
+        """The experts that op number `route` of a segment chose for the tokens of the last begin()."""
 
     def clear_state(self, bound: Bound) -> None:
         """Zero a segment's recurrent state: the next pass starts at position 0."""
@@ -93,10 +116,13 @@ class Device(Protocol):
     def logits(self, head: Bound) -> "memoryview[float]":
         """A copy of the logits of the last pass: format "f", shape (n_out, n_vocab). DeviceError if one is not a number."""
 
-    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
-        """The k >= 1 likeliest tokens after the last row, all if there are fewer; `recent` ids are penalised first.
+    def candidates(
+        self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
+    ) -> Candidates:
+        """The k >= 1 likeliest tokens after a row, all if there are fewer; `recent` ids are penalised first.
 
-        May be asked again about the same row. DeviceError if a logit is not a number.
+        row: which of the last pass's n_out rows, counted as Python counts. May be asked again about the same row, in any order.
+        DeviceError if a logit of the row is not a number, IndexError for a row that there is not.
         """
 
     def close(self) -> None:
@@ -118,6 +144,13 @@ async def finish(running: "asyncio.Future[Any]", cancel: Callable[[], None]) -> 
     return cancelled
 
 
+def check_row(row: int, n_out: int) -> int:
+    """Where a row counted as Python counts lies among n_out. IndexError for one that there is not."""
+    if not -n_out <= row < n_out:
+        raise IndexError(f"row {row} of logits: the last pass gave {n_out}")
+    return row % n_out
+
+
 def check_formats(programs: Sequence[Program]) -> None:
     """UnsupportedError for a weight in a format that no device computes with."""
     for weight in (w for program in programs for w in program.weights if w.type.id not in FORMATS):
@@ -125,13 +158,20 @@ def check_formats(programs: Sequence[Program]) -> None:
         raise UnsupportedError(f"{what}; supported: {', '.join(_NAMES)}")
 
 
-def arena_offsets(program: Program, max_tokens: int, max_out: int) -> tuple[int, ...]:
+def arena_offsets(program: Program, max_tokens: int, max_out: int, kept: Kept = KEPT_NONE) -> tuple[int, ...]:
     """Where each slot of a program begins in the arena, in bytes, and last where the program's part ends.
 
     Segments run one after another, so all programs share one arena; only slot 0, the residual stream, outlives a segment, and
     it begins at 0 in each of them.
     """
     offsets = [0]
-    for slot in program.slots:
-        offsets.append(offsets[-1] + aligned(4 * slot.width * (max_tokens if slot.rows == "T" else max_out)))
+    for i, slot in enumerate(program.slots):
+        rows = max_out if slot.rows == "out" else max(kept.rows, max_tokens) if i in kept.of(program) else max_tokens
+        offsets.append(offsets[-1] + aligned(4 * slot.width * rows))
     return tuple(offsets)
+
+
+def check_rows(row: int, n_tokens: int, kept: Kept) -> None:
+    """ValueError if the rows of a pass do not lie in what kept slots hold."""
+    if row and not 0 <= row <= kept.rows - n_tokens:
+        raise ValueError(f"{n_tokens} tokens at row {row}: {kept.rows} rows are kept")

@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wasmrt.device.device import Bound, Candidates, Stop, arena_offsets, check_formats, finish
+from wasmrt.device.device import (
+    KEPT_NONE,
+    Bound,
+    Candidates,
+    Kept,
+    Stop,
+    arena_offsets,
+    check_formats,
+    check_row,
+    check_rows,
+    finish,
+)
 from wasmrt.errors import BudgetError, DeviceError
 from wasmrt.gguf.quants import dequantize
 from wasmrt.program.ops import KERNELS, N_OUT, POS, STATE_SLOTS, TOKENS, Op, Operand, Program, Space, Weight
@@ -38,6 +49,10 @@ class Packed:
         self.n = weight.shape[0]
         self.n_rows = weight.shape[1] if len(weight.shape) > 1 else 1
 
+    def has(self, expert: int) -> bool:
+        """Whether an expert's matrix is in memory."""
+        return self._table[self._weight.first + expert] != 0
+
     def rows(self, start: int, stop: int, expert: int = 0) -> F32:
         """Rows [start, stop) within one entry, as float32 (stop - start, n)."""
         w = self._weight
@@ -50,15 +65,15 @@ class Packed:
         data = self._memory.view(address + first * row_bytes, (stop - start) * row_bytes)
         return dequantize(w.type, np.frombuffer(data, np.uint8), stop - start, self.n)
 
-    def chunks(self, expert: int = 0) -> Iterator[tuple[slice, F32]]:
-        """All rows, a chunk at a time."""
-        per_entry = self._weight.rows_per_entry
+    def chunks(self, first: int = 0, n_rows: int | None = None, expert: int = 0) -> Iterator[tuple[slice, F32]]:
+        """n_rows rows (None: all) from `first` on, a chunk at a time, with where they are among these."""
+        per_entry, last = self._weight.rows_per_entry, self.n_rows if n_rows is None else first + n_rows
         at_once = max(1, AT_ONCE // self.n)
-        for begin in range(0, self.n_rows, per_entry):
-            end = min(begin + per_entry, self.n_rows)
-            for start in range(begin, end, at_once):
-                stop = min(start + at_once, end)
-                yield slice(start, stop), self.rows(start, stop, expert)
+        start = first
+        while start < last:
+            stop = min(start + at_once, (start // per_entry + 1) * per_entry, last)
+            yield slice(start - first, stop - first), self.rows(start, stop, expert)
+            start = stop
 
 
 # The ops. `w` is Packed, or an array where one has been made from it.
@@ -75,10 +90,10 @@ def rms_norm(x: F32, w: F32, eps: float) -> F32:
     return x / np.sqrt(mean + np.float32(eps)) * w
 
 
-def matmul(w: Packed, x: F32) -> F32:
-    """x (T, n) times the rows of w (m, n): (T, m)."""
-    y = np.empty((len(x), w.n_rows), np.float32)
-    for rows, block in w.chunks():
+def matmul(w: Packed, x: F32, first_row: int, n_rows: int) -> F32:
+    """x (T, n) times n_rows rows of w (m, n), which are columns of the output: (T, n_rows)."""
+    y = np.empty((len(x), n_rows), np.float32)
+    for rows, block in w.chunks(first_row, n_rows):
         y[:, rows] = x @ block.T
     return y
 
@@ -186,7 +201,7 @@ def expert_matmul(w: Packed, x: F32, experts: I32) -> F32:
     y = np.empty((n_tokens, n_used, w.n_rows), np.float32)
     for expert in np.unique(experts).tolist():
         chosen = experts == expert
-        for columns, block in w.chunks(expert):
+        for columns, block in w.chunks(expert=expert):
             y[chosen, columns] = rows[chosen] @ block.T
     return y.reshape(n_tokens, -1)
 
@@ -256,6 +271,7 @@ class ReferenceDevice:
     """Runs programs op by op through numpy, in a thread of its own."""
 
     name = "reference"
+    batch_invariant = False  # the order in which BLAS adds depends on the number of rows
     n_threads = 1  # numpy's own are not counted
 
     def __init__(self, memory: Memory) -> None:
@@ -264,29 +280,33 @@ class ReferenceDevice:
         self._control = Control.RUN
         self._max_tokens = self._max_out = self._arena = 0
         self._ids = np.zeros(0, np.int32)
-        self._pos = self._n_out = 0
+        self._pos = self._n_out = self._row = 0
+        self._kept, self._partial = KEPT_NONE, False
         self.kernel_seconds = 0.0
 
-    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int) -> None:
+    def compile(self, programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE) -> None:
         check_formats(programs)
-        self._max_tokens, self._max_out = max_tokens, max_out
-        self._arena = self._memory.allocate(max(arena_offsets(program, max_tokens, max_out)[-1] for program in programs))
+        self._max_tokens, self._max_out, self._kept = max_tokens, max_out, kept
+        self._arena = self._memory.allocate(max(arena_offsets(program, max_tokens, max_out, kept)[-1] for program in programs))
 
     def bind(self, program: Program, context: int) -> Bound:
         table = array("Q", bytes(8 * program.n_entries))
         kv = tuple(self._array(self._memory.allocate(4 * context * width), (context, width)) for width in program.kv)
         state = tuple(self._array(self._memory.allocate(4 * n), (n,)) for n in program.state)
-        slots = tuple(self._arena + offset for offset in arena_offsets(program, self._max_tokens, self._max_out))
-        return Bound(program, table, slots, kv, state)
+        offsets = arena_offsets(program, self._max_tokens, self._max_out, self._kept)
+        slots = tuple(self._arena + offset for offset in offsets)
+        return Bound(program, table, slots, kv, state, kept=self._kept.of(program))
 
-    def begin(self, ids: Sequence[int], pos: int, n_out: int) -> None:
+    def begin(self, ids: Sequence[int], pos: int, n_out: int, row: int = 0) -> None:
         if not 0 < len(ids) <= self._max_tokens or not 0 <= n_out <= min(len(ids), self._max_out):
             raise ValueError(f"{len(ids)} tokens, {n_out} rows of logits; compiled for {self._max_tokens} and {self._max_out}")
+        check_rows(row, len(ids), self._kept)
         self._ids = np.asarray(ids, np.int32)
-        self._pos, self._n_out = pos, n_out
+        self._pos, self._n_out, self._row = pos, n_out, row
 
-    async def run(self, bounds: Sequence[Bound], ops: range) -> Stop:
+    async def run(self, bounds: Sequence[Bound], ops: range, partial: bool = False) -> Stop:
         self._check_open()
+        self._partial = partial
         try:
             running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, bounds, ops)
         except RuntimeError as error:
@@ -330,11 +350,15 @@ class ReferenceDevice:
             mutated = [out for o, out in zip(op.out, outs, strict=True) if o.space is not Space.ACTIVATION]
             ins = [self._resolve(o, bound, op) for o in op.ins]
             with np.errstate(all="ignore"):  # damaged weights: `logits` says so, numpy need not
+                if self._partial and op.kernel == "expert_matmul":
+                    _some_experts(outs[0], *ins)
+                    continue
                 got = OPS[op.kernel](*mutated, *ins, **dict(zip(KERNELS[op.kernel].params, op.params, strict=True)))
             results = got if isinstance(got, tuple) else (got,)
             written = [out for o, out in zip(op.out, outs, strict=True) if o.space is Space.ACTIVATION]
             for out, result in zip(written, results, strict=False):
-                out[...] = result
+                first = int(op.params[0]) if op.kernel == "matmul" else 0
+                out[:, first : first + result.shape[1]] = result
             if op.kernel == "route" and (missing := _missing_experts(bound, results[0])):
                 return i + 1, missing
         return ops.stop, ()
@@ -352,7 +376,8 @@ class ReferenceDevice:
                 return rows if len(bound.program.weights[operand.index].shape) > 1 else rows[0]
             case Space.ACTIVATION:
                 n_rows = len(self._ids) if operand.rows == "T" else self._n_out
-                start = bound.slots[operand.index]
+                row = self._row if operand.index in bound.kept else 0
+                start = bound.slots[operand.index] + 4 * row * operand.width
                 return self._array(start, (n_rows, operand.width), np.int32 if operand.dtype == "i32" else np.float32)
             case Space.KV:
                 return bound.kv[operand.index]
@@ -360,6 +385,10 @@ class ReferenceDevice:
                 return bound.state[operand.index - STATE_SLOTS]
             case Space.STATE:
                 return {TOKENS.index: self._ids, POS.index: self._pos, N_OUT.index: self._n_out}[operand.index]
+
+    def chosen(self, bound: Bound, route: int) -> set[int]:
+        op = bound.program.ops[route]
+        return set(self._resolve(op.out[0], bound, op).ravel().tolist())
 
     def _array(self, address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> npt.NDArray[Any]:
         return np.frombuffer(self._memory.view(address, 4 * math.prod(shape)), dtype).reshape(shape)
@@ -371,24 +400,27 @@ class ReferenceDevice:
     def logits(self, head: Bound) -> "memoryview[float]":
         return memoryview(self._logits(head).tobytes()).cast("f", (self._n_out, head.program.result.width))
 
-    def candidates(self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
+    def candidates(
+        self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
+    ) -> Candidates:
         started = time.perf_counter()
-        row = self._logits(head)[-1].astype(np.float64)
+        at = check_row(row, self._n_out)
+        logits = self._logits(head, slice(at, at + 1))[0].astype(np.float64)
         for token in set(recent) if penalty != 1.0 else ():
-            row[token] = np.float32(row[token] / penalty if row[token] > 0 else row[token] * penalty)
-        n = min(k, len(row))
-        least = np.partition(row, len(row) - n)[len(row) - n]
-        ids = np.flatnonzero(row >= least)
-        ids = ids[np.lexsort((ids, -row[ids]))][:n]
-        others = np.delete(row, ids)
+            logits[token] = np.float32(logits[token] / penalty if logits[token] > 0 else logits[token] * penalty)
+        n = min(k, len(logits))
+        least = np.partition(logits, len(logits) - n)[len(logits) - n]
+        ids = np.flatnonzero(logits >= least)
+        ids = ids[np.lexsort((ids, -logits[ids]))][:n]
+        others = np.delete(logits, ids)
         rest = _log_sum_exp(others, 1.0)
         rest_at = rest if temperature in (0, 1) else _log_sum_exp(others, temperature)
         self.kernel_seconds += time.perf_counter() - started
-        return Candidates(ids.tolist(), row[ids].tolist(), rest, rest_at)
+        return Candidates(ids.tolist(), logits[ids].tolist(), rest, rest_at)
 
-    def _logits(self, head: Bound) -> F32:
+    def _logits(self, head: Bound, rows: slice = slice(None)) -> F32:
         result = head.program.result
-        logits = self._array(head.slots[result.index], (self._n_out, result.width))
+        logits: F32 = self._array(head.slots[result.index], (self._n_out, result.width))[rows]
         if not np.isfinite(logits).all():
             raise DeviceError("the logits hold NaN or infinity: a weight of this file is damaged, or too large for float32")
         return logits
@@ -409,6 +441,15 @@ def _log_sum_exp(logits: npt.NDArray[np.float64], temperature: float) -> float:
     largest = logits.max()
     with np.errstate(over="ignore"):  # divided by a tiny temperature, what is not the largest is -inf and weighs nothing
         return float(largest / temperature + np.log(np.exp((logits - largest) / temperature).sum()))
+
+
+def _some_experts(y: F32, w: Packed, x: F32, experts: I32) -> None:
+    """expert_matmul for the experts that are in memory; the rows of the others stay as they are."""
+    n_tokens, n_used = experts.shape
+    there = np.isin(experts, [e for e in np.unique(experts).tolist() if w.has(e)])
+    rows = np.broadcast_to(x.reshape(n_tokens, -1, w.n), (n_tokens, n_used, w.n))
+    some = expert_matmul(w, rows[there], experts[there][:, None])
+    y.reshape(n_tokens, n_used, -1)[there] = some
 
 
 def _missing_experts(bound: Bound, experts: I32) -> tuple[int, ...]:

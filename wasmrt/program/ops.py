@@ -84,7 +84,7 @@ class Kernel:
 KERNELS: Mapping[str, Kernel] = {
     "embed": Kernel(("w", "tokens")),
     "rms_norm": Kernel(("x", "w"), ("eps",)),
-    "matmul": Kernel(("w", "x")),
+    "matmul": Kernel(("w", "x"), ("first_row", "n_rows")),
     "add": Kernel(("x", "y"), elementwise=True),
     "mul": Kernel(("x", "y"), elementwise=True),
     "swiglu": Kernel(("gate", "up"), elementwise=True),
@@ -105,7 +105,11 @@ KERNELS: Mapping[str, Kernel] = {
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One kernel call. `params` are in the order of the kernel's table row."""
+    """One kernel call. `params` are in the order of the kernel's table row.
+
+    A matmul with a weight of several entries is several ops, one an entry, that each write their columns of the same output: so
+    that no op needs more in memory than one entry of each of its weights.
+    """
 
     kernel: str
     out: tuple[Operand, ...]
@@ -141,4 +145,6 @@ class Program:
     def entries_of(self, op: Op) -> tuple[int, ...]:
         """The table entries that an op may read: of an expert tensor all, though a pass needs only those that were routed."""
         weights = (self.weights[o.index] for o in op.ins if o is not None and o.space is Space.WEIGHT)
+        if op.kernel == "matmul":
+            return tuple(w.first + int(op.params[0]) // w.rows_per_entry for w in weights)
         return tuple(e for w in weights for e in range(w.first, w.first + w.n_entries))

@@ -25,6 +25,7 @@ from wasmrt.program.ops import (
 
 # A tensor above this size is addressed in row chunks, so that streaming never needs a frame as large as an output head.
 CHUNK_BYTES = 8 << 20
+ROW_STEP = 8  # rows that kernels take together: no entry but the last should end within them
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ class Recorder:
             n_experts = shape[2] if len(shape) > 2 else 1
             rows = n_rows
             if len(shape) < 3:
-                rows = min(n_rows, max(1, self._chunk_bytes // type.row_bytes(shape[0])))
+                most = max(1, self._chunk_bytes // type.row_bytes(shape[0]))
+                even = -(-n_rows // -(-n_rows // most))  # as many in each entry
+                rows = min(most, n_rows, -(-even // ROW_STEP) * ROW_STEP)
             first = sum(w.n_entries for w, _ in self._weights.values())
             weight = Weight(name, type, shape, first, n_experts * -(-n_rows // rows), rows)
             self._weights[name] = weight, Operand(Space.WEIGHT, len(self._weights), shape[0])
@@ -94,7 +97,10 @@ class Recorder:
     def matmul(self, w: Operand, x: Operand) -> Operand:
         weight = self._weight_of(w)
         _require(len(weight.shape) == 2 and w.width == x.width, f"matmul of {weight.shape} with rows of {x.width}")
-        return self._op("matmul", (w, x), self._value(weight.shape[1], x.rows))
+        out = self._value(weight.shape[1], x.rows)
+        for first in range(0, weight.shape[1], weight.rows_per_entry):
+            self._op("matmul", (w, x), out, first, min(weight.rows_per_entry, weight.shape[1] - first))
+        return out
 
     def add(self, x: Operand, y: Operand) -> Operand:
         return self._elementwise("add", x, y)
@@ -249,7 +255,7 @@ def _place(
         if KERNELS[op.kernel].elementwise:
             free |= dead
         for out in op.out:
-            if out.space is Space.ACTIVATION:
+            if out.space is Space.ACTIVATION and out.index not in slot_of:  # a matmul of several ops fills one value
                 slot_of[out.index] = take(out)
         outs = tuple(_at(o, slot_of) for o in op.out)
         placed.append(Op(op.kernel, tuple(o for o in outs if o is not None), ins, op.params))

@@ -1,5 +1,6 @@
 // expert_matmul: token t's rows through the matrix of each of its experts.
 //   w: packed (experts, m, n), x: f32 (T, n), or (T, n_used * n) where each expert has rows of its own; y: f32 (T, n_used * m).
+//   Of a partial run only the pairs whose expert is in memory: the others' rows stay as they are.
 //   A pair is a token and one of its experts. Few pairs an expert: one by one (rows.h). Many: those of an expert come together
 //   in tiles (tiles.h), so that its weights are unpacked once for eight of them. Bit for bit the same.
 #include "matmul.h"
@@ -27,13 +28,13 @@ static void by_tiles(
     uint32_t groups = (w->n_rows + GROUP_ROWS - 1) / GROUP_ROWS, piece, last, n_left, kind = quantized_kind(w->type);
     float* acc = (float*)(scratch(c) + c->team->acc_at);
     group(experts, n_pairs, w->n_experts, first, order);
-    if (!(c->op->flags & QUANTIZED)) {
+    if (!is_quantized(c)) {
         quantize_tiles(c, kind, x, w->n, first[w->n_experts] * TILE_TOKENS, order, per_x);
         if (meet(c)) return;
     }
     while (take(c, w->n_experts * groups, 1, &piece, &last)) {
         uint32_t e = piece / groups, r = piece % groups * GROUP_ROWS, n_tiles = first[e + 1] - first[e];
-        if (!n_tiles) continue;
+        if (!n_tiles || !has_expert(c, w, e)) continue;
         uint32_t n = w->n_rows - r < GROUP_ROWS ? w->n_rows - r : GROUP_ROWS;
         size_t stride = (size_t)n_tiles * TILE_TOKENS;
         const uint8_t* tiles = (const uint8_t*)at(c->team->quantized) + first[e] * tile_bytes(kind, w->n);
@@ -49,7 +50,7 @@ static void by_rows(
     const Call* c, const Weight* w, const float* x, const int32_t* experts, float* y, uint32_t n_pairs, uint32_t per_x
 ) {
     uint32_t kind = quantized_kind(w->type), n_left, piece, last;
-    if (kind && !(c->op->flags & QUANTIZED)) {
+    if (kind && !is_quantized(c)) {
         quantize_rows(c, kind, x, w->n, n_pairs / per_x);
         if (meet(c)) return;
     }
@@ -60,7 +61,7 @@ static void by_rows(
     uint32_t n_distinct = 0, grain = grain_of(w), pieces = (w->n_rows + grain - 1) / grain;
     for (uint32_t e = 0; e < w->n_experts; e++)
         for (uint32_t i = 0; i < n_pairs; i++)
-            if ((uint32_t)experts[i] == e) {
+            if ((uint32_t)experts[i] == e && has_expert(c, w, e)) {
                 distinct[n_distinct++] = e;
                 break;
             }

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include "simd.h"
 
-#define VERSION 1u
+#define VERSION 2u
 #define TILE 64  // keys that attention takes at once; a cache begins a new block of keys every TILE positions
 
 typedef struct {
@@ -27,7 +27,7 @@ typedef struct {
     double params[9];
 } Op;
 
-enum { QUANTIZED = 1 };  // Op.flags: the product before has left this x quantized as this op wants it
+enum { QUANTIZED = 1 };  // Op.flags: the product before, if of the same run, has left this x quantized as this op wants it
 
 typedef struct {
     uint32_t type;  // ggml's id of the format
@@ -44,6 +44,11 @@ typedef struct {
 typedef struct {
     uint64_t program, table, slots, kv, state;
 } Binding;
+
+// A slot of the arena. row_bytes: 0, or what a row takes of a slot that keeps the rows of a whole prompt (Team.row).
+typedef struct {
+    uint64_t address, row_bytes;
+} Slot;
 
 // Team.control: the host writes its first byte, abort_team its second, so that neither takes back what the other said.
 enum { RUN, CANCEL, ABORT = 256 };
@@ -65,6 +70,7 @@ typedef struct {
     uint64_t cursors;                           // u32 of each thread, a cache line apart: how much of its share is taken
     uint64_t scratch, scratch_bytes;            // each thread's own: scratch + thread * scratch_bytes, split as below
     uint32_t row_at, acc_at, attention_at, order_at;  // where its parts begin
+    uint32_t row, partial;  // the pass's first row in slots that keep rows; whether absent experts are left for another run
 } Team;
 
 // The sizes that the Python side has too.
@@ -74,7 +80,8 @@ _Static_assert(sizeof(Weight) == 32, "device/binary.py WEIGHT");
 _Static_assert(sizeof(Program) == 32, "device/binary.py HEADER");
 _Static_assert(sizeof(Binding) == 40, "device/cpu.py BINDING");
 _Static_assert(offsetof(Team, n_threads) == 320, "device/cpu.py TEAM_TAIL_AT");
-_Static_assert(sizeof(Team) == 432, "device/cpu.py TEAM_BYTES");
+_Static_assert(sizeof(Slot) == 16, "device/cpu.py SLOT");
+_Static_assert(sizeof(Team) == 440, "device/cpu.py TEAM_BYTES");
 
 // One thread's view of one op.
 typedef struct {
@@ -83,6 +90,7 @@ typedef struct {
     const Op* op;
     const Binding* binding;
     uint32_t thread;
+    uint32_t has_quantized;  // in this run: team.quantized may be another pass's before
 } Call;
 
 // Operands
@@ -93,7 +101,10 @@ static inline uint64_t entry(uint64_t list, uint32_t i) { return ((const uint64_
 static inline uint32_t n_rows(const Call* c, const Operand* o) { return o->rows ? c->team->n_out : c->team->n_tokens; }
 
 // An activation's first row; its rows follow one another, o->width elements each.
-static inline float* values(const Call* c, const Operand* o) { return at(entry(c->binding->slots, o->index)); }
+static inline float* values(const Call* c, const Operand* o) {
+    const Slot* slot = (const Slot*)at(c->binding->slots) + o->index;
+    return at(slot->address + c->team->row * slot->row_bytes);
+}
 
 // The buffer of keys (0) or values (1), or a recurrent state.
 static inline void* cache(const Call* c, const Operand* o) { return at(entry(c->binding->kv, o->index)); }
@@ -110,6 +121,11 @@ static inline const uint8_t* packed(const Call* c, const Weight* w, uint32_t exp
     *n_left = left < w->n_rows - row ? left : w->n_rows - row;
     return (const uint8_t*)at(entry(c->binding->table, w->first + expert + piece)) + (size_t)within * w->row_bytes;
 }
+
+// Whether an expert's matrix is in memory. One that is not is computed by another run, if this one is partial.
+static inline int has_expert(const Call* c, const Weight* w, uint32_t expert) { return entry(c->binding->table, w->first + expert) != 0; }
+
+static inline int is_quantized(const Call* c) { return c->op->flags & QUANTIZED && c->has_quantized; }
 
 static inline uint8_t* scratch(const Call* c) { return at(c->team->scratch + c->thread * c->team->scratch_bytes); }
 

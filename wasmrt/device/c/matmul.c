@@ -1,4 +1,4 @@
-// matmul: y[t, r] = x[t, :] . w[r, :].
+// matmul: y[t, r] = x[t, :] . w[r, :] for n_rows rows r from first_row on.
 //   w: packed (m, n), x: f32 (T, n), y: f32 (T, m). Rows of w are split over threads, taken in small pieces.
 //   Quantized formats: x is quantized to 8 bits a block (quantize.h), products and sums of a block are exact integers, blocks
 //   are added in f32 in order; by rows (rows.h) for few tokens, by tiles (tiles.h) for many: bit for bit the same.
@@ -88,9 +88,10 @@ void matmul(const Call* c) {
     const Weight* w = weight(c, &c->op->in[0]);
     const float* x = values(c, in);
     float* y = values(c, out);
+    uint32_t first = (uint32_t)c->op->params[0], n_of = (uint32_t)c->op->params[1];
     uint32_t n_tokens = n_rows(c, in), kind = quantized_kind(w->type), begin, end, n_left;
     int tiled = kind && is_tiled(n_tokens);
-    if (kind && !(c->op->flags & QUANTIZED)) {
+    if (kind && !is_quantized(c)) {
         if (tiled) quantize_tiles(c, kind, x, w->n, n_tokens, 0, 1);
         else quantize_rows(c, kind, x, w->n, n_tokens);
         if (meet(c)) return;
@@ -98,10 +99,10 @@ void matmul(const Call* c) {
     const uint8_t* quantized = at(c->team->quantized);
     if (!tiled) {
         size_t x_bytes = row_bytes(kind, w->n);
-        while (take_near(c, w->n_rows, grain_of(w), &begin, &end))
-            for (uint32_t r = begin, n; r < end; r += n) {
+        while (take_near(c, n_of, grain_of(w), &begin, &end))
+            for (uint32_t r = first + begin, n; r < first + end; r += n) {
                 const uint8_t* p = packed(c, w, 0, r, &n_left);
-                n = end - r < n_left ? end - r : n_left;
+                n = first + end - r < n_left ? first + end - r : n_left;
                 if (!kind) {
                     float_rows(w, p, x, y + r, w->n_rows, n, n_tokens, (float*)(scratch(c) + c->team->row_at));
                     continue;
@@ -114,10 +115,10 @@ void matmul(const Call* c) {
     uint32_t n_tiles = (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
     size_t stride = (size_t)n_tiles * TILE_TOKENS;
     float* acc = (float*)(scratch(c) + c->team->acc_at);
-    while (take(c, w->n_rows, GROUP_ROWS, &begin, &end))
-        for (uint32_t r = begin, n; r < end; r += n) {
+    while (take(c, n_of, GROUP_ROWS, &begin, &end))
+        for (uint32_t r = first + begin, n; r < first + end; r += n) {
             const uint8_t* p = packed(c, w, 0, r, &n_left);
-            n = end - r < n_left ? end - r : n_left;
+            n = first + end - r < n_left ? first + end - r : n_left;
             many_tokens(w, p, quantized, n_tiles, acc, n);
             turn(y + r, w->n_rows, acc, stride, n_tokens, n);
         }

@@ -3,7 +3,7 @@
 //   The host calls run() on one thread and keeps work() going on n_threads - 1 others. Inside a run waiters spin; between runs
 //   they sleep. The control word is looked at in every meeting and whenever a thread takes work; only the last to arrive at a
 //   meeting decides that all leave, so that they leave together. Abort ends all waiting, wherever it is.
-#include "kernels.h"
+#include "quantize.h"
 
 // Rounds of spinning before a waiter sleeps. Waking a sleeper costs 30-70 us, a meeting of spinning threads under 1 us.
 #define SPIN 20000
@@ -13,7 +13,7 @@ static Kernel* const KERNELS[] = {
     embed, rms_norm, matmul, add, mul, swiglu, rope, store_kv, attention, last_rows, route, expert_matmul, expert_mul,
     expert_sum, causal_conv,
 };
-enum { N_KERNELS = sizeof KERNELS / sizeof *KERNELS, EMBED = 0, ROUTE = 10, EXPERT_MATMUL = 11 };
+enum { N_KERNELS = sizeof KERNELS / sizeof *KERNELS, EMBED = 0, MATMUL = 2, ROUTE = 10, EXPERT_MATMUL = 11 };
 
 static inline uint32_t look(const uint32_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static inline int is_aborted(const Team* t) { return look(&t->control) >= ABORT; }
@@ -94,6 +94,8 @@ static uint32_t run_segment(Call* c, uint32_t first, uint32_t end, uint32_t* sto
         *stopped = i;
         c->op = &ops[i];
         KERNELS[c->op->kernel](c);
+        if (c->op->kernel == MATMUL || c->op->kernel == EXPERT_MATMUL)
+            c->has_quantized |= quantized_kind(weight(c, &c->op->in[0])->type) != 0;
         if (meet(c)) return is_aborted(c->team) ? ABORTED : CANCELLED;
         *stopped = i + 1;
         if (c->op->kernel == ROUTE && lacks_experts(c)) return MISSING;
@@ -127,8 +129,10 @@ static int is_there(Call* c, const Operand* o, int chosen) {
     } else if (c->op->kernel == EXPERT_MATMUL) {
         const Operand* experts = &c->op->in[2];
         const int32_t* e = (const int32_t*)values(c, experts);
-        for (uint32_t i = 0; chosen && i < n_rows(c, experts) * experts->width; i++)
+        for (uint32_t i = 0; chosen && !c->team->partial && i < n_rows(c, experts) * experts->width; i++)
             if (!entry(c->binding->table, w->first + (uint32_t)e[i])) return 0;
+    } else if (c->op->kernel == MATMUL) {
+        return entry(c->binding->table, w->first + (uint32_t)c->op->params[0] / w->rows_per_entry) != 0;
     } else {
         for (uint32_t i = 0; i < w->n_entries; i++)
             if (!entry(c->binding->table, w->first + i)) return 0;
