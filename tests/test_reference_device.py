@@ -730,6 +730,29 @@ def test_candidates(kind, row, scale, k, recent, penalty, temperature):
         assert rig.device.candidates(rig.bounds[0], k, recent, penalty, temperature) == got
 
 
+@given(order=st.lists(st.integers(-3, 2), min_size=1, max_size=6), penalty=st.sampled_from([1.0, 2.0]), seed=st.integers(0, 99))
+def test_candidates_of_any_row(kind, order, penalty, seed):
+    """The rows of a pass, asked in any order, are each as in a pass of its own; one that is NaN spoils no other."""
+    rows = np.random.default_rng(seed).standard_normal((6, 40)).astype(np.float32)
+    rows[5, 7] = math.nan
+    ask = (4, [1, 2, 3], penalty, 0.7)
+    with rig_of_logits(kind, rows) as rig:
+        alone = []
+        for i in (2, 3, 4):
+            rig.run([i])
+            alone.append(rig.device.candidates(rig.bounds[0], *ask))
+        rig.run([0, 1, 2, 3, 4], n_out=3)
+        assert [rig.device.candidates(rig.bounds[0], *ask, row) for row in order] == [alone[row] for row in order]
+        for row in (-4, 3):
+            with pytest.raises(IndexError, match=f"row {row} .* gave 3"):
+                rig.device.candidates(rig.bounds[0], *ask, row)
+        with pytest.raises(DeviceError, match="NaN"):
+            rig.run([2, 5], n_out=2)
+        assert rig.device.candidates(rig.bounds[0], *ask, 0) == alone[0]
+        with pytest.raises(DeviceError, match="NaN"):
+            rig.device.candidates(rig.bounds[0], *ask, 1)
+
+
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1.7e308])
 @pytest.mark.parametrize("row", [[3e38, 1e38, -3e38], [-3e38, -3e38, -3e38], [1.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
 def test_candidates_at_the_ends_of_the_range(kind, row, temperature):

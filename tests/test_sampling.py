@@ -37,7 +37,7 @@ class Row:
         self.ids, self.logits = np.array(ids), np.array(logits, np.float64)
         self.asked = []
 
-    def candidates(self, k, recent, penalty, temperature):
+    def candidates(self, k, recent, penalty, temperature, row=-1):
         self.asked.append(k)
         assert len(self.asked) < 100                             # so that a draw without an end fails
         logits = np.where(np.isin(self.ids, recent), penalised(self.logits, penalty), self.logits)
