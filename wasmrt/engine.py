@@ -319,9 +319,13 @@ class Model:
             await self._store.fetch(first, stop.missing)
             stop = await self.device.run(self._bounds[first : segments.stop], range(stop.next_op, ops.stop))
 
-    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
-        """The k >= 1 tokens likeliest to follow the last step, and what the others weigh; `recent` are penalised."""
-        return self.device.candidates(self._bounds[-1], k, recent, penalty, temperature)
+    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1) -> Candidates:
+        """The k >= 1 tokens likeliest to follow a row of the last step, and what the others weigh; `recent` are penalised."""
+        return self.device.candidates(self._bounds[-1], k, recent, penalty, temperature, row)
+
+    def draft_room(self) -> int:
+        """How many drafted tokens the next step may verify in the time that it takes without them."""
+        return 0
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         """The ids as plain ints. Raises ValueError for none, or for what is no id; ContextFull for too many."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wasmrt.device.binary import TILE_TOKENS, quantized_bytes, serialize
-from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, arena_offsets, check_row, check_rows, finish
+from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, arena_offsets, check_rows, finish, out_row
 from wasmrt.errors import DeviceError
 from wasmrt.program.ops import Op, Program
 from wasmrt.store.memory import Memory, aligned
@@ -94,9 +94,7 @@ def frames(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kep
     )
 
 
-def sizes(
-    programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept, n_threads: int, f16_cache: bool
-) -> Sizes:
+def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept, n_threads: int, f16_cache: bool) -> Sizes:
     """What a device asks of the memory beside the weights. programs: of all segments, in the order of the pass."""
     f = frames(programs, max_tokens, max_out, kept)
     element = 2 if f16_cache else 4
@@ -304,7 +302,7 @@ class CpuDevice:
     ) -> Candidates:
         self._check_open()
         n = head.program.result.width
-        logits = head.slots[head.program.result.index] + 4 * n * check_row(row, self._n_out)
+        logits = head.slots[head.program.result.index] + 4 * n * out_row(row, self._n_out)
         k = min(k, n)
         penalised = array("i", set(recent) if penalty != 1.0 else ())
         view, ask = self._memory.view, self._candidates

@@ -144,7 +144,7 @@ async def finish(running: "asyncio.Future[Any]", cancel: Callable[[], None]) -> 
     return cancelled
 
 
-def check_row(row: int, n_out: int) -> int:
+def out_row(row: int, n_out: int) -> int:
     """Where a row counted as Python counts lies among n_out. IndexError for one that there is not."""
     if not -n_out <= row < n_out:
         raise IndexError(f"row {row} of logits: the last pass gave {n_out}")

@@ -24,9 +24,9 @@ from wasmrt.device.device import (
     Stop,
     arena_offsets,
     check_formats,
-    check_row,
     check_rows,
     finish,
+    out_row,
 )
 from wasmrt.errors import BudgetError, DeviceError
 from wasmrt.gguf.quants import dequantize
@@ -404,7 +404,7 @@ class ReferenceDevice:
         self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
     ) -> Candidates:
         started = time.perf_counter()
-        at = check_row(row, self._n_out)
+        at = out_row(row, self._n_out)
         logits = self._logits(head, slice(at, at + 1))[0].astype(np.float64)
         for token in set(recent) if penalty != 1.0 else ():
             logits[token] = np.float32(logits[token] / penalty if logits[token] > 0 else logits[token] * penalty)
