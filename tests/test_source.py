@@ -108,7 +108,7 @@ def test_every_range_of_a_file(path, system_call, monkeypatch):
 
 
 def test_many_reads_at_once(path, system_call):
-    """One position shared by four threads must not mix them up."""
+    """One position shared by all threads must not mix them up."""
 
     async def check():
         source = await FileSource.open(path)
@@ -502,8 +502,8 @@ def test_a_cancelled_read_ends_when_its_thread_has_ended(path, gate, monkeypatch
 def test_a_cancelled_read_that_waits_for_a_thread_ends_at_once(path, gate):
     async def check():
         source = await FileSource.open(path)
-        busy = [asyncio.create_task(read(source, 0, 10)) for _ in range(4)]
-        await gate.wait_for(4)
+        busy = [asyncio.create_task(read(source, 0, 10)) for _ in range(module.READERS)]
+        await gate.wait_for(module.READERS)
         queued = asyncio.create_task(read(source, 0, 10))
         await asyncio.sleep(0.01)
         queued.cancel()
@@ -550,9 +550,9 @@ def test_close_waits_for_the_read_in_flight_and_refuses_the_rest(path, gate, mon
 
     async def check():
         source = await FileSource.open(path)
-        single = [asyncio.create_task(read(source, i, 100)) for i in range(3)]
+        single = [asyncio.create_task(read(source, i, 100)) for i in range(module.READERS - 1)]
         several = asyncio.create_task(read(source, 0, 150))
-        await gate.wait_for(4)
+        await gate.wait_for(module.READERS)
         queued = asyncio.create_task(read(source, 0, 10))
         await asyncio.sleep(0.01)
         closing = asyncio.create_task(source.close())
@@ -563,7 +563,7 @@ def test_close_waits_for_the_read_in_flight_and_refuses_the_rest(path, gate, mon
         gate.open.set()
         await closing
         assert is_closed(source)
-        assert await asyncio.gather(*single) == [DATA[i : i + 100] for i in range(3)]
+        assert await asyncio.gather(*single) == [DATA[i : i + 100] for i in range(module.READERS - 1)]
         with pytest.raises(SourceError, match="closed"):
             await several
 
@@ -595,7 +595,7 @@ def test_threads_end_with_the_source(path):
         source = await FileSource.open(path)
         await asyncio.gather(*(read(source, 0, 10) for _ in range(20)))
         readers = set(threading.enumerate()) - before
-        assert 1 <= len(readers) <= 4
+        assert 1 <= len(readers) <= module.READERS
         await source.close()
         for thread in readers:
             thread.join(10)
