@@ -20,6 +20,7 @@ from wasmrt.store.http_rules import (
     Next,
     Trouble,
     check_part,
+    check_same,
     identity_at_open,
     is_loopback,
     linked_sha256,
@@ -83,6 +84,9 @@ class HttpSource:
         `headers`, an Authorization for example, are sent to the URL's own host alone. Raises SourceError.
         """
         parsed = parse_url(url)
+        for name, value in headers.items():
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f"the header {name!r} has a character that cannot be sent; is there a line end in it?")
         client = make_client(parsed, limits)
         try:
             self = cls(url, parsed, client, limits, headers)
@@ -155,10 +159,13 @@ class HttpSource:
             try:
                 if stale is not None:
                     await self._renew(stale)
-                    stale, place = None, self._place
+                    stale = None
                 async with self._slots:
+                    place = self._place
                     await self._fetch(place, part)
             except Trouble as trouble:
+                if cancelled():
+                    raise asyncio.CancelledError from trouble
                 part.cause = trouble.reason
                 if part.done - before >= self._limits.progress_bytes:
                     failed, renewed = 0, False
@@ -185,8 +192,7 @@ class HttpSource:
             if self._place is not stale:
                 return
             place = await self._resolve()
-            if difference := stale.identity.difference(place.identity):
-                raise Trouble(difference, Next.CHANGED)
+            check_same(stale.identity, place.identity)
             self._place = place
 
     async def _resolve_patiently(self) -> Place:
@@ -231,10 +237,10 @@ class HttpSource:
     @contextlib.asynccontextmanager
     async def _ask(self, url: httpx.URL, start: int, end: int, etag: str | None = None) -> AsyncIterator[httpx.Response]:
         """Send a request for a range; its answer's body is not read yet. Network errors here and inside become Trouble."""
-        headers = {"User-Agent": "wasmrt"}
+        headers = httpx.Headers({"User-Agent": "wasmrt"})
         if origin(url) == origin(self._original):
-            headers |= self._headers
-        headers |= {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+            headers.update(self._headers)
+        headers.update({"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"})
         if etag:
             headers["If-Range"] = etag
         try:
@@ -257,13 +263,16 @@ class HttpSource:
                     f"{self.name!r} changed while it was in use, seen when reading {len(part.view)} bytes at offset "
                     f"{part.offset}: {trouble.reason}; open it again"
                 )
+            case Next.NEVER:
+                return SourceError(f"{self._reading(part)} failed: {trouble.reason}")
+            case Next.RENEW:
+                return SourceError(f"{self._reading(part)} failed: {trouble.reason}, also when looked up again; open it again")
             case Next.AGAIN:
                 return SourceError(
                     f"{self._reading(part)} failed {failed} times, at last because {trouble.reason}; "
                     f"check the connection and try again",
                     transient=True,
                 )
-        return SourceError(f"{self._reading(part)} failed: {trouble.reason}; check that the file is still there for you")
 
 
 async def fill(part: Part, answer: httpx.Response) -> None:
@@ -281,22 +290,28 @@ async def fill(part: Part, answer: httpx.Response) -> None:
         raise Trouble(f"the answer ended {len(part.view) - part.done} bytes early", Next.AGAIN)
 
 
+def cancelled() -> bool:
+    """Of this task. A time-out inside the client at the same moment may have taken the place of the CancelledError."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def end(tasks: Iterable[asyncio.Task[Any]], cancel: bool = True) -> None:
     """Cancel the tasks and wait until they are done. Being cancelled meanwhile is raised at the end, and shortens nothing."""
-    waiting = [task for task in tasks if not task.done()]
-    for task in waiting if cancel else []:
+    tasks = list(tasks)
+    for task in tasks if cancel else []:
         if not task.cancelling():  # a second one would cut short how it closes its connection
             task.cancel()
-    cancelled = False
-    while any(not task.done() for task in waiting):
+    interrupted = False
+    while any(not task.done() for task in tasks):
         try:
-            await asyncio.wait(waiting)
+            await asyncio.wait(tasks)
         except asyncio.CancelledError:
-            cancelled = True
-    for task in waiting:
+            interrupted = True
+    for task in tasks:
         if not task.cancelled():
             task.exception()  # looked at: asyncio complains about one that nobody saw
-    if cancelled:
+    if interrupted:
         raise asyncio.CancelledError
 
 
@@ -311,8 +326,10 @@ def parse_url(url: str) -> httpx.URL:
 
 
 def target_of(url: httpx.URL, headers: Mapping[str, str]) -> httpx.URL:
+    """Where a redirect leads. On the same host, the URL's user and password go with it."""
     try:
-        return url.join(headers["location"]).copy_with(fragment=None)
+        target = url.join(headers["location"]).copy_with(fragment=None)
+        return target.copy_with(userinfo=url.userinfo) if origin(target) == origin(url) else target
     except (KeyError, httpx.InvalidURL):
         raise Trouble("a redirect has no usable Location; give the file's own URL", Next.NEVER) from None
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 EXPIRED = frozenset({401, 403, 404, 410})  # what object stores answer when a signed URL's time is over
 BUSY = frozenset({408, 425, 429})  # and 500 to 599
-RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.IGNORECASE)
+RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def linked_sha256(headers: Mapping[str, str]) -> str | None:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds from now on; the header has a number or a date."""
     value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}", value):
+    if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
@@ -156,16 +156,11 @@ def check_part(status: int, headers: Mapping[str, str], was: Identity, start: in
         raise Trouble(f"it had {was.size} bytes when it was opened and has {has} now", Next.CHANGED)
     if status == 200:
         length = headers.get("content-length", "").strip()
-        total = int(length) if re.fullmatch(r"\d{1,19}", length) else None
+        total = int(length) if re.fullmatch(r"[0-9]{1,19}", length) else None
     elif status != 206:
-        raise Trouble(f"it answered with status {status}", Next.NEVER)
+        raise Trouble(f"it answered with status {status}; check the URL", Next.NEVER)
     now = Identity(was.size if total is None else total, strong_etag(headers), headers.get("last-modified"))
-    if was.etag and now.etag is None:
-        raise Trouble("the answer has no ETag, so its bytes may be another file's", Next.AGAIN)
-    if was.etag is None and was.last_modified and now.last_modified is None:
-        raise Trouble("the answer has no Last-Modified, so its bytes may be another file's", Next.AGAIN)
-    if difference := was.difference(now):
-        raise Trouble(difference, Next.CHANGED)
+    check_same(was, now)
     if status == 200:
         raise Trouble("the server no longer does ranges: it answered with the whole file", Next.AGAIN)
     if reason := wrong_encoding(headers):
@@ -177,6 +172,17 @@ def check_part(status: int, headers: Mapping[str, str], was: Identity, start: in
     length = headers.get("content-length", str(end - start)).strip()
     if length != str(end - start):
         raise Trouble(f"asked for {end - start} bytes, it answered with {length[:20]}", Next.AGAIN)
+
+
+def check_same(was: Identity, now: Identity) -> None:
+    """Raises Trouble unless it is the same file, as far as the server has said."""
+    if not (was.sha256 and now.sha256):
+        if was.etag and now.etag is None:
+            raise Trouble("the answer has no ETag, so its bytes may be another file's", Next.AGAIN)
+        if was.etag is None and was.last_modified and now.last_modified is None:
+            raise Trouble("the answer has no Last-Modified, so its bytes may be another file's", Next.AGAIN)
+    if difference := was.difference(now):
+        raise Trouble(difference, Next.CHANGED)
 
 
 def busy(status: int, headers: Mapping[str, str]) -> Trouble | None:
