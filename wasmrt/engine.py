@@ -2,29 +2,33 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import index
 from pathlib import Path
 from typing import Any
 
-from wasmrt.device.choice import choose
-from wasmrt.device.device import Bound, Candidates, Device
+from wasmrt.device.choice import Choice, choose
+from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Device, Kept
+from wasmrt.draft import room
 from wasmrt.errors import ContextFull, DeviceError, UnsupportedError, WasmrtError
 from wasmrt.generate import GenerationStats, generate
 from wasmrt.gguf.reader import Header
 from wasmrt.model.build import Built, build
 from wasmrt.model.config import ModelConfig
 from wasmrt.model.kv_cache import KVCache
+from wasmrt.model.stages import cut
 from wasmrt.options import EngineOptions, Ref, parse_bytes
 from wasmrt.resources import demo_model
 from wasmrt.sampling import SamplerOptions
+from wasmrt.store.layers import Stage
 from wasmrt.store.memory import Memory
-from wasmrt.store.open import read_header
-from wasmrt.store.plan import Plan, make_plan
-from wasmrt.store.source import Source, open_source
+from wasmrt.store.open import open_model, read_header
+from wasmrt.store.plan import Demand, Plan, Sizes, make_plan
+from wasmrt.store.source import Source
 from wasmrt.store.store import LayerStore, Progress
 from wasmrt.text import Generation, Pieces, PlainIds, check_stops
 from wasmrt.tokenizer import Tokenizer, from_metadata
@@ -37,6 +41,7 @@ SPARE = 0.8  # of the memory that is free when a model is opened: what it may ta
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 CHUNK = 256  # tokens of a prompt that pass through the layers together
 LOGIT_BYTES = 8 << 20  # at most this much activation memory for logits
+WIDEST_BLOCK = 4096  # of any source, in bytes: stages are cut for it, so that they do not depend on where a file lies
 
 
 async def open(
@@ -50,38 +55,47 @@ async def open(
     policy: str = "plan",
     prefetch: int | None = None,
     kv_type: str | None = None,
+    draft: int | None = None,
     progress: Progress | None = None,
 ) -> "Model":
     """Open a model: read its header, check it, plan, and bring its weights into memory.
+
+    A model that is larger than its budget is opened without its weights: they come while the first token is computed.
 
     ref: a path, or None for the bundled demo model. device: "auto" (today "cpu"), "cpu", one of its builds ("cpu:wasm32",
     "cpu:wasm64", "cpu:plain"), or "reference". memory: a hard budget for weights, cache and activations, in bytes or as text
     ("1GiB"); None takes what the machine can spare. context: positions; None takes the model's own, at most 4096, lowered to
     what the budget holds. threads: None takes what suits the model and the machine. kv_type, of the key/value cache:
-    "f32" (None) or "f16", which takes half the memory and rounds. progress is called with (bytes read, bytes in all).
+    "f32" (None) or "f16", which takes half the memory and rounds. policy: what stays in memory of a model that is larger, "plan"
+    or, to compare, "lru" or "belady". prefetch: pieces of it that are read ahead, at most; None: as many as help. draft: tokens
+    that are guessed from what the text repeats, and verified in one pass, at most; None: as many as reading leaves time for.
+    progress is called with (bytes read, bytes in all).
     Raises FormatError, UnsupportedError, SourceError, BudgetError or DeviceError; cancelling it leaves nothing behind.
     """
-    options = EngineOptions(device, parse_bytes(memory), parse_bytes(gpu_memory), context, threads, policy, prefetch, kv_type)
+    budgets = parse_bytes(memory), parse_bytes(gpu_memory)
+    options = EngineOptions(device, *budgets, context, threads, policy, prefetch, kv_type, draft)
     started = time.perf_counter()
     choice = choose(options)
-    source = await open_source(demo_model() if ref is None else ref)
+    source, header = await open_model(demo_model() if ref is None else ref)
     try:
-        header = await read_header(source)
         built = build(header)
-        if options.context is not None and options.context > built.config.n_ctx_train:
-            raise ContextFull(f"a context of {options.context} is too long: this model was made for {built.config.n_ctx_train}")
-        budget = options.memory or _spare_memory()
         max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * built.config.n_vocab)))
-        sizes = choice.sizes(built.programs, CHUNK, max_out)
-        plan = make_plan(built.table, sizes, budget, options.context, built.config.n_ctx_train)
+        plan, stages, kept = await plan_for(source, built, choice, options, max_out)
         for note in plan.notes:
             log.warning(note)
         store_memory, machine = choice.make(built.programs, plan.total_bytes)
         try:
-            machine.compile(built.programs, CHUNK, max_out)
+            machine.compile(built.programs, CHUNK, max_out, kept)
             bounds = [machine.bind(program, plan.context) for program in built.programs]
-            store = LayerStore(source, built.table, store_memory, [bound.table for bound in bounds])
-            await store.load(progress)
+            store = LayerStore(source, built.table, store_memory, [bound.table for bound in bounds], plan, prefetch)
+            try:
+                if not plan.streams:
+                    await store.load(progress)
+                else:  # the first pass reads everything anyway, and computes meanwhile
+                    store.progress = progress
+            except BaseException:
+                await store.close()
+                raise
         except BaseException:
             machine.close()
             store_memory.close()
@@ -89,16 +103,43 @@ async def open(
     except BaseException:
         await source.close()
         raise
-    return Model(source, header, built, plan, store_memory, store, machine, bounds, max_out, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Model(source, header, built, plan, stages, store_memory, store, machine, bounds, max_out, draft, seconds)
+
+
+async def plan_for(
+    source: Source, built: Built, choice: Choice, options: EngineOptions, max_out: int
+) -> tuple[Plan, tuple[Stage, ...], Kept]:
+    """The plan for a model on a device; if it streams, reads pass by the system's cache from then on.
+
+    Also the stages through which a prompt of several chunks goes, and what its tokens keep between them. Raises BudgetError.
+    """
+    table, programs, n_ctx = built.table, built.programs, built.config.n_ctx_train
+    if options.context is not None and options.context > n_ctx:
+        raise ContextFull(f"a context of {options.context} is too long: this model was made for {n_ctx}")
+    budget = options.memory or _spare_memory()
+    stages, slots = cut(programs, Demand(table, WIDEST_BLOCK, CHUNK))
+
+    @functools.cache
+    def sizes_of(rows: int) -> Sizes:
+        return choice.sizes(programs, CHUNK, max_out, Kept(rows, slots) if rows else KEPT_NONE)
+
+    def plan(block: int) -> Plan:
+        return make_plan(table, sizes_of, budget, options.context, n_ctx, policy=options.policy, block=block, chunk=CHUNK)
+
+    made = plan(block=1)
+    if made.streams:
+        await source.bypass_cache()
+        if source.block > 1:
+            made = plan(source.block)
+    return made, stages, Kept(made.kept_rows, slots) if made.kept_rows else KEPT_NONE
 
 
 async def open_tokenizer(ref: Ref | None = None) -> Tokenizer:
     """The tokenizer of a file, also of one that holds nothing but a vocabulary."""
-    source = await open_source(demo_model() if ref is None else ref)
-    try:
-        return from_metadata((await read_header(source)).metadata)
-    finally:
-        await source.close()
+    source, header = await open_model(demo_model() if ref is None else ref)
+    await source.close()
+    return from_metadata(header.metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +166,13 @@ class Model:
         header: Header,
         built: Built,
         plan: Plan,
+        stages: Sequence[Stage],
         memory: Memory,
         store: LayerStore,
         device: Device,
         bounds: Sequence[Bound],
         max_out: int,
+        draft: int | None,
         load_seconds: float,
     ) -> None:
         self.config: ModelConfig = built.config
@@ -142,6 +185,9 @@ class Model:
         self._store = store
         self._bounds = bounds
         self._max_out = max_out
+        self._stages = stages
+        self._draft = draft
+        self._last_pass: tuple[float, float, int] | None = None  # of one chunk: seconds of reading and in kernels, tokens
         self._load_seconds = load_seconds
         self._passes = 0
         self.turn = asyncio.Lock()  # one pass at a time: whoever steps holds it until the result is read
@@ -295,14 +341,13 @@ class Model:
         if kept == 0:
             for bound in self._bounds:
                 self.device.clear_state(bound)
+        chunks = list(cache.chunks(tokens, chunk_size))
+        # All chunks of a prompt pass over streamed weights together if there is room for what they keep meanwhile.
+        groups = [chunks] if self.plan.kept_rows and len(chunks) > 1 else [[chunk] for chunk in chunks]
         try:
-            for pos, chunk in cache.chunks(tokens, chunk_size):
-                last = pos + len(chunk) == len(tokens)
-                self.device.begin(chunk, pos, n_out if last else 0)
-                async for segments, ops in self._store.ready(len(self._bounds) - (not last)):
-                    await self._run(segments, ops)
-                cache.tokens.extend(chunk)
-                self._passes += 1
+            for group in groups:
+                await self._pass(group, n_out if group is groups[-1] else 0)
+                cache.tokens.extend(token for _, chunk in group for token in chunk)
         except BaseException:
             # The rows past the cache's end are rewritten by the next pass; recurrent state is not, so it starts anew.
             if cache.recurrent:
@@ -310,22 +355,48 @@ class Model:
             raise
         return kept
 
-    async def _run(self, segments: range, ops: range) -> None:
-        """Run consecutive segments whose weights are there, from an op of the first to before one of the last."""
-        first = segments.start
-        stop = await self.device.run(self._bounds[first : segments.stop], ops)
-        while stop.missing:  # a router chose experts that are not in memory
-            first += stop.segment
-            await self._store.fetch(first, stop.missing)
-            stop = await self.device.run(self._bounds[first : segments.stop], range(stop.next_op, ops.stop))
+    async def _pass(self, chunks: Sequence[tuple[int, Sequence[int]]], n_out: int) -> None:
+        """One pass over the weights with some chunks of a prompt, (position, ids) each; without the head if n_out is 0."""
+        reading, kernels = self._store.metrics.reading_seconds, self.device.kernel_seconds
+        start, current = chunks[0][0], -1
+
+        def begin(number: int, ids: Sequence[int] | None = None) -> None:
+            """Rows in kept slots count from the first chunk."""
+            nonlocal current
+            pos, chunk = chunks[number]
+            current = number
+            out = n_out if number == len(chunks) - 1 else 0
+            self.device.begin(chunk if ids is None else ids, pos, out, pos - start if len(chunks) > 1 else 0)
+
+        def chosen(segment: int, op: int, number: int) -> Collection[int]:
+            begin(number)
+            return self.device.chosen(self._bounds[segment], op)
+
+        n_segments = len(self._bounds) - (n_out == 0)
+        async with contextlib.aclosing(self._store.parts(n_segments, len(chunks), self._stages, chosen)) as parts:
+            async for part in parts:
+                if part.segments.start == 0:
+                    begin(part.chunk, await self._store.rows(chunks[part.chunk][1], CHUNK))
+                elif part.chunk != current:
+                    begin(part.chunk)
+                await self.device.run(self._bounds[part.segments.start : part.segments.stop], part.ops, part.partial)
+        self._passes += 1
+        if len(chunks) == 1:
+            read, computed = self._store.metrics.reading_seconds - reading, self.device.kernel_seconds - kernels
+            self._last_pass = read, computed, len(chunks[0][1])
 
     def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1) -> Candidates:
         """The k >= 1 tokens likeliest to follow a row of the last step, and what the others weigh; `recent` are penalised."""
         return self.device.candidates(self._bounds[-1], k, recent, penalty, temperature, row)
 
     def draft_room(self) -> int:
-        """How many drafted tokens the next step may verify in the time that it takes without them."""
-        return 0
+        """How many drafted tokens the next step may verify in the time that reading takes anyway."""
+        if self._draft == 0 or not self.plan.streams or not self.device.batch_invariant or self._cache.recurrent:
+            return 0
+        if self._last_pass is None:
+            return 0
+        fits = room(*self._last_pass)
+        return min(fits if self._draft is None else min(fits, self._draft), self._max_out - 1)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         """The ids as plain ints. Raises ValueError for none, or for what is no id; ContextFull for too many."""
@@ -354,6 +425,7 @@ class Model:
             return
         self._closed = True
         self.device.close()
+        await self._store.close()
         self._bounds, self._store.tables = (), ()
         self._memory.close()
         await self._source.close()

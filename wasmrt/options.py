@@ -7,7 +7,7 @@ from dataclasses import dataclass
 # What names a model: a path, a URL, or the bytes of a file.
 Ref = str | os.PathLike[str] | bytes | bytearray | memoryview
 
-POLICIES = ("plan",)
+POLICIES = ("plan", "lru", "belady")
 KV_TYPES = ("f32", "f16")
 MAX_THREADS = 1024  # more is a slip of the hand: each takes memory of its own
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -38,6 +38,7 @@ class EngineOptions:
     policy: str = "plan"
     prefetch: int | None = None
     kv_type: str | None = None  # of the key/value cache: "f32", the default, or "f16", half as large
+    draft: int | None = None  # tokens guessed and verified in one pass, at most; None: as many as reading leaves time for
 
     def __post_init__(self) -> None:
         for name in ("context", "threads"):
@@ -50,5 +51,7 @@ class EngineOptions:
             raise ValueError(f"kv_type {self.kv_type!r} is unknown; there is: {', '.join(KV_TYPES)}")
         if self.policy not in POLICIES:
             raise ValueError(f"policy {self.policy!r} is unknown; there is: {', '.join(POLICIES)}")
-        if self.prefetch is not None and (not isinstance(self.prefetch, int) or self.prefetch < 0):
-            raise ValueError(f"prefetch must be a whole number from 0 on, not {self.prefetch!r}")
+        for name in ("prefetch", "draft"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise ValueError(f"{name} must be a whole number from 0 on, not {value!r}")

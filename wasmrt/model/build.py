@@ -46,9 +46,6 @@ def build(header: Header) -> Built:
     architecture = header.metadata.string("general.architecture")
     if architecture not in FAMILIES:
         raise UnsupportedError(f"architecture {architecture!r} is not supported yet; supported: {', '.join(sorted(FAMILIES))}")
-    n_shards = header.metadata.integer("split.count", default=1)
-    if n_shards > 1:
-        raise UnsupportedError(f"this is one of {n_shards} parts of a split model, which is not supported yet; merge them")
     config = ModelConfig.from_header(header)
     family = FAMILIES[architecture]
     known = family.shapes(config)
@@ -75,7 +72,9 @@ def build(header: Header) -> Built:
             f"{len(left)} tensors have no place in a {architecture!r} model of {config.n_layers} layers (first: {left[0]!r}): "
             "the file needs something that is not supported, and without it the text would be wrong"
         )
-    return Built(config, tuple(programs), LayerTable(tuple(segments)))
+    embedded = header.tensors["token_embd.weight"]
+    row_bytes = embedded.type.row_bytes(embedded.shape[0])
+    return Built(config, tuple(programs), LayerTable(tuple(segments), row_bytes, embedded.n_rows))
 
 
 def _segment(name: str, program: Program, tensors: dict[str, TensorInfo]) -> Segment:
@@ -89,4 +88,6 @@ def _segment(name: str, program: Program, tensors: dict[str, TensorInfo]) -> Seg
             entries.append(Entry(info.name, start, min(entry_bytes, info.end - start)))
     if any(entry.n_bytes <= 0 for entry in entries):
         raise FormatError(f"segment {name!r} has a tensor without bytes")
-    return Segment(name, tuple(entries), tuple(program.entries_of(op) for op in program.ops))
+    experts = frozenset(e for w in program.weights if w.is_expert for e in range(w.first, w.first + w.n_entries))
+    routes = frozenset(i for i, op in enumerate(program.ops) if op.kernel == "route")
+    return Segment(name, tuple(entries), tuple(program.entries_of(op) for op in program.ops), experts, routes)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,47 @@ class Segment:
     name: str
     entries: tuple[Entry, ...]
     uses: tuple[tuple[int, ...], ...]  # for each op, the entries that it may read
+    experts: frozenset[int] = frozenset()  # entries of which an op reads only those that a router chose
+    routes: frozenset[int] = frozenset()  # ops that choose experts
+
+
+class Kind(Enum):
+    """How a pass reads an extent."""
+
+    DENSE = "dense"  # whole, in every pass
+    EXPERT = "expert"  # whole, if a router chose it
+    ROWS = "rows"  # of the embedding, a row for each token
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """A byte range of the file that is in memory whole or not at all, with all entries that stand for it.
+
+    A tied head has the embedding's ranges, and every layer the rope factors.
+    """
+
+    tensor: str
+    offset: int
+    n_bytes: int
+    kind: Kind
+    places: tuple[tuple[int, int], ...]  # (segment, entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Ops of one segment whose weights are in memory together."""
+
+    segment: int
+    ops: range
+
+
+@dataclass(frozen=True)
 class LayerTable:
-    """All segments in the order of the pass."""
+    """All segments in the order of the pass. The first is the embedding, of which rows may be read one by one."""
 
     segments: tuple[Segment, ...]
+    row_bytes: int = 0  # of a row of the embedding
+    n_rows: int = 0
 
     def ranges(self) -> Iterator[Entry]:
         """Every byte range once, in first-use order; a tied head shares the embedding's."""
@@ -36,6 +72,33 @@ class LayerTable:
                 if entry.offset not in seen:
                     seen.add(entry.offset)
                     yield entry
+
+    @cached_property
+    def extents(self) -> tuple[Extent, ...]:
+        """Every byte range once, in first-use order."""
+        places: dict[int, list[tuple[int, int]]] = {}
+        for s, segment in enumerate(self.segments):
+            for e, entry in enumerate(segment.entries):
+                places.setdefault(entry.offset, []).append((s, e))
+        return tuple(self._extent(entry, tuple(places[entry.offset])) for entry in self.ranges())
+
+    def _extent(self, entry: Entry, places: tuple[tuple[int, int], ...]) -> Extent:
+        return Extent(entry.tensor, entry.offset, entry.n_bytes, self._kind(places), places)
+
+    def _kind(self, places: tuple[tuple[int, int], ...]) -> Kind:
+        if all(segment == 0 for segment, _ in places) and len(self.segments) > 1:
+            return Kind.ROWS
+        return Kind.EXPERT if all(entry in self.segments[segment].experts for segment, entry in places) else Kind.DENSE
+
+    @cached_property
+    def needs(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """For each segment and op, the extents that it reads: of experts all that it may read, of the embedding none."""
+        index = {extent.offset: i for i, extent in enumerate(self.extents)}
+        embedding = tuple(() for _ in self.segments[0].uses)
+        return embedding, *(
+            tuple(tuple(index[segment.entries[entry].offset] for entry in used) for used in segment.uses)
+            for segment in self.segments[1:]
+        )
 
     @property
     def n_bytes(self) -> int:

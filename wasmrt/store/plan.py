@@ -1,41 +1,29 @@
 """The plan: what lies where, and what it costs, decided from the header alone before a weight is read.
 
-A pure function of sizes and budget. Today every tensor's home is the memory: what does not fit is refused with the numbers.
+A pure function of sizes and budget. If everything fits, everything is resident. Else a pass reads of the embedding a row a
+token; if the rest fits, nothing is streamed. Else the budget is filled with tensors (row chunks of large ones) that stay,
+spread evenly over the pass, and the others go through a staging ring of 64 MiB at most: a pass reads what the memory lacks, and
+the size of the ring.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from wasmrt.errors import BudgetError
-from wasmrt.store.layers import LayerTable
-from wasmrt.store.memory import aligned
+from wasmrt.store.layers import Extent, Kind, LayerTable
+from wasmrt.store.memory import ALIGNMENT, aligned
+from wasmrt.store.policy import fill, spread
 
 DEFAULT_CONTEXT = 4096
 SMALLEST_CONTEXT = 64  # what an automatic context is never lowered below
+# An automatic context is lowered as far as this to have everything resident; below it, streaming is the better choice.
+RESIDENT_CONTEXT = 512
+KV_SHARE = 4  # of a streaming model's budget an automatic context takes at most one part in so many
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The ledger of a loaded model, in bytes. Its lines add up to what the memory holds."""
-
-    context: int  # positions of the key/value cache
-    weight_bytes: int
-    kv_bytes: int
-    state_bytes: int
-    activation_bytes: int
-    budget: int
-    resident_bytes: int  # of the weights
-    streamed_bytes: int  # of the weights, a pass
-    touched_bytes: int  # weights that a pass reads from memory, at most: all experts are counted
-    notes: tuple[str, ...] = ()
-
-    @property
-    def total_bytes(self) -> int:
-        return self.weight_bytes + self.kv_bytes + self.state_bytes + self.activation_bytes
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "notes": list(self.notes), "total_bytes": self.total_bytes}
+RING_FRAMES = 8  # in the staging ring: several large reads in flight while one computes
+RING_BYTES = 64 << 20  # at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +39,286 @@ class Sizes:
         positions = -(-context // self.context_step) * self.context_step
         return sum(aligned(frame * positions) for frame in self.kv_frames)
 
+    @property
+    def state_bytes(self) -> int:
+        return sum(map(aligned, self.state_frames))
 
-def make_plan(table: LayerTable, sizes: Sizes, budget: int, context: int | None, n_ctx_train: int) -> Plan:
-    """Everything resident, or BudgetError with the smallest budget that would do.
+    @property
+    def activation_bytes(self) -> int:
+        return sum(map(aligned, self.activation_frames))
 
-    context None: the model's own, at most 4096, lowered to what the budget holds.
+
+# What a model needs if so many rows of a prompt are kept between stages (0: none, its chunks go through the layers in turns).
+SizesOf = Callable[[int], Sizes]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where weights lie: the parts of the weight memory, in bytes, and the extents whose home is memory."""
+
+    resident: tuple[int, ...]  # extents, in the order in which they got their place
+    resident_bytes: int  # frames of these
+    ring_bytes: int = 0  # through which all else streams; of other policies the cache
+    expert_bytes: int = 0  # of the experts' cache
+    row_bytes: int = 0  # of embedding rows; counted with the activations
+    padding: int = 0  # so that each part begins at a block
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ledger of a loaded model, in bytes. Its lines add up to what the memory holds."""
+
+    context: int  # positions of the key/value cache
+    weight_bytes: int  # of memory, for all that weights take: residents, ring, experts
+    kv_bytes: int
+    state_bytes: int
+    activation_bytes: int  # with embedding rows, where the embedding is not resident
+    budget: int
+    resident_bytes: int  # of the weights
+    streamed_bytes: int  # of the weights, a pass
+    touched_bytes: int  # weights that a pass reads from memory, at most: all experts are counted
+    staging_bytes: int = 0  # of weight_bytes: the ring
+    expert_cache_bytes: int = 0  # of weight_bytes
+    row_bytes: int = 0  # of activation_bytes: rows of an embedding that is not resident
+    kept_rows: int = 0  # tokens of a prompt that pass over the weights together; 0: a chunk
+    minimum_bytes: int = 0  # the smallest budget that works with this context
+    policy: str = "plan"
+    block: int = 1  # what reads are widened to
+    homes: dict[str, str] = field(default_factory=dict)  # of each tensor: memory, stream, both, experts or rows
+    parts: Parts = field(default_factory=lambda: Parts((), 0))
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes + self.state_bytes + self.activation_bytes
+
+    @property
+    def room(self) -> int:
+        """Bytes of the budget that weights may take."""
+        return self.budget - self.kv_bytes - self.state_bytes - self.activation_bytes
+
+    @property
+    def bytes_bound(self) -> int:
+        """What a pass must read at least: the weights that it touches, less what memory can hold of them."""
+        return max(0, self.touched_bytes - self.room)
+
+    @property
+    def streams(self) -> bool:
+        return self.streamed_bytes > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = {**asdict(self), "notes": list(self.notes), "total_bytes": self.total_bytes, "bytes_bound": self.bytes_bound}
+        del plain["parts"]
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What of a table a plan is about, in frames: bytes of memory with what reads are widened to."""
+
+    table: LayerTable
+    block: int
+    chunk: int  # tokens that pass through the layers together
+
+    def frame(self, extent: Extent) -> int:
+        return frame_bytes(extent.offset, extent.n_bytes, self.block)
+
+    def of(self, *kinds: Kind) -> list[int]:
+        return [i for i, extent in enumerate(self.table.extents) if extent.kind in kinds]
+
+    def bytes_of(self, extents: Sequence[int]) -> int:
+        return sum(self.frame(self.table.extents[i]) for i in extents)
+
+    @property
+    def largest_op(self) -> int:
+        """Frames that one op needs at once; experts are not counted."""
+        extents, dense = self.table.extents, set(self.of(Kind.DENSE))
+        ops = (op for segment in self.table.needs for op in segment)
+        return max((sum(self.frame(extents[i]) for i in op if i in dense) for op in ops), default=0)
+
+    @property
+    def largest_expert(self) -> int:
+        return max((self.frame(self.table.extents[i]) for i in self.of(Kind.EXPERT)), default=0)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the rows that a chunk may need."""
+        return row_slots(self.table, self.chunk) * self.table.row_bytes
+
+    @property
+    def ring_bytes(self) -> int:
+        """Of a staging ring that lacks nothing."""
+        return max(self.largest_op, min(RING_BYTES, RING_FRAMES * self.largest_op))
+
+
+def frame_bytes(offset: int, n_bytes: int, block: int) -> int:
+    """Memory for a range that is read in whole blocks of the file."""
+    if block == 1:
+        return aligned(n_bytes)
+    return -(-(offset + n_bytes) // block) * block - offset // block * block
+
+
+def row_slots(table: LayerTable, chunk: int) -> int:
+    """Rows of the embedding that are held at once: of each token of a chunk, if all differ."""
+    return min(chunk, table.n_rows)
+
+
+def make_plan(
+    table: LayerTable,
+    sizes_of: SizesOf,
+    budget: int,
+    context: int | None,
+    n_ctx_train: int,
+    *,
+    policy: str = "plan",
+    block: int = 1,
+    chunk: int = 256,
+) -> Plan:
+    """What lies where within the budget, or BudgetError with the smallest that would do.
+
+    context None: the model's own, at most 4096, lowered to what the budget holds. block: what reads of streamed weights are
+    widened to. chunk: tokens that pass through the layers together.
     """
-    weights = sum(aligned(entry.n_bytes) for entry in table.ranges())
-    state = sum(map(aligned, sizes.state_frames))
-    activations = sum(map(aligned, sizes.activation_frames))
-    fixed = weights + state + activations
-    notes: list[str] = []
-    chosen = min(n_ctx_train, DEFAULT_CONTEXT) if context is None else context
-    if context is None:
-        wanted, least = chosen, min(chosen, SMALLEST_CONTEXT)
-        while chosen > least and fixed + sizes.kv_bytes(chosen) > budget:
-            chosen = max(least, chosen * 7 // 8)
-        if chosen < wanted:
-            notes.append(f"the context is {chosen} positions, not {wanted}: more do not fit a memory budget of {budget} bytes")
-    kv = sizes.kv_bytes(chosen)
-    if fixed + kv > budget:
-        raise BudgetError(
-            f"a memory budget of {budget} bytes is too small: with a context of {chosen} this model needs {_mib(fixed + kv)} "
-            f"({_mib(weights)} weights, {_mib(kv)} key/value cache, {_mib(state + activations)} activations); "
-            "raise --memory or lower --context"
-        )
-    return Plan(chosen, weights, kv, state, activations, budget, weights, 0, table.touched_bytes, tuple(notes))
+    demand = Demand(table, block, chunk)
+    if context is not None:
+        return _for_context(demand, sizes_of, budget, context, policy, ())
+    wanted = min(n_ctx_train, DEFAULT_CONTEXT)
+    sizes, all_weights = sizes_of(0), sum(aligned(extent.n_bytes) for extent in table.extents)
+    fixed = all_weights + sizes.state_bytes + sizes.activation_bytes
+    chosen = _lowered(wanted, min(wanted, RESIDENT_CONTEXT), lambda n: fixed + sizes.kv_bytes(n) <= budget)
+    if fixed + sizes.kv_bytes(chosen) > budget:
+        least = min(wanted, SMALLEST_CONTEXT)
+        share, most = budget // KV_SHARE, budget
+        chosen = _lowered(wanted, least, lambda n: sizes.kv_bytes(n) <= share and _minimum(demand, sizes, n) <= most)
+    notes: tuple[str, ...] = ()
+    if chosen < wanted:
+        notes = (f"the context is {chosen} positions, not {wanted}: more do not fit a memory budget of {budget} bytes",)
+    return _for_context(demand, sizes_of, budget, chosen, policy, notes)
 
 
-def _mib(n_bytes: int) -> str:
+def _lowered(wanted: int, least: int, fits: Callable[[int], bool]) -> int:
+    """The longest context that fits, in steps of an eighth; `least` if none does."""
+    chosen = wanted
+    while chosen > least and not fits(chosen):
+        chosen = max(least, chosen * 7 // 8)
+    return chosen
+
+
+def _minimum(demand: Demand, sizes: Sizes, context: int) -> int:
+    """The smallest budget: all weights stream through a ring of one op's, experts one at a time."""
+    weights = demand.largest_op + demand.largest_expert + aligned(demand.row_bytes) + _padding(demand)
+    return weights + sizes.kv_bytes(context) + sizes.state_bytes + sizes.activation_bytes
+
+
+def _padding(demand: Demand) -> int:
+    return 3 * demand.block if demand.block > 1 else 0
+
+
+def _for_context(
+    demand: Demand, sizes_of: SizesOf, budget: int, context: int, policy: str, notes: tuple[str, ...]
+) -> Plan:
+    table, alone = demand.table, sizes_of(0)
+    everything = sum(aligned(extent.n_bytes) for extent in table.extents)
+    others = alone.kv_bytes(context) + alone.state_bytes + alone.activation_bytes
+    minimum = min(_minimum(demand, alone, context), everything + others)
+    if budget < minimum:
+        raise BudgetError(_too_small(demand, alone, budget, context, minimum, everything + others))
+    kept_rows, sizes = 0, alone
+    parts = _resident(table, budget - others, demand)
+    if parts is None and context > demand.chunk:
+        # One pass over the weights for a whole prompt, if there is room for what that keeps.
+        whole = sizes_of(context)
+        room = budget - others + alone.activation_bytes - whole.activation_bytes
+        if room >= demand.ring_bytes + demand.largest_expert + aligned(demand.row_bytes) + _padding(demand):
+            kept_rows, sizes, others = context, whole, budget - room
+    if parts is None:
+        parts = _streaming(demand, budget - others, policy, whole=kept_rows > 0)
+    resident = set(parts.resident)
+    streamed = [i for i in demand.of(Kind.DENSE, Kind.EXPERT) if i not in resident]
+    if parts.resident_bytes < everything and context > demand.chunk and not kept_rows and streamed:
+        notes = (*notes, "a budget this small makes a long prompt read the streamed weights once for each chunk of its tokens")
+    extents = table.extents
+    return Plan(
+        context=context,
+        weight_bytes=parts.resident_bytes + parts.ring_bytes + parts.expert_bytes + parts.padding,
+        kv_bytes=sizes.kv_bytes(context),
+        state_bytes=sizes.state_bytes,
+        activation_bytes=sizes.activation_bytes + parts.row_bytes,
+        budget=budget,
+        resident_bytes=parts.resident_bytes,
+        streamed_bytes=sum(extents[i].n_bytes for i in streamed),
+        touched_bytes=table.touched_bytes,
+        staging_bytes=parts.ring_bytes,
+        expert_cache_bytes=parts.expert_bytes,
+        row_bytes=parts.row_bytes,
+        kept_rows=kept_rows,
+        minimum_bytes=minimum,
+        policy=policy,
+        block=demand.block if streamed else 1,
+        homes=_homes(table, resident),
+        parts=parts,
+        notes=notes,
+    )
+
+
+def _resident(table: LayerTable, room: int, demand: Demand) -> Parts | None:
+    """All that a pass touches in memory: with the embedding, or without it if there is only room for rows of it."""
+    everything = tuple(range(len(table.extents)))
+    n_bytes = sum(aligned(extent.n_bytes) for extent in table.extents)
+    if n_bytes <= room:
+        return Parts(everything, n_bytes)
+    touched = tuple(demand.of(Kind.DENSE, Kind.EXPERT))
+    n_bytes = sum(aligned(table.extents[i].n_bytes) for i in touched)
+    rows = aligned(demand.row_bytes)
+    if n_bytes + rows <= room and len(touched) < len(everything):
+        return Parts(touched, n_bytes, row_bytes=rows)
+    return None
+
+
+def _streaming(demand: Demand, room: int, policy: str, whole: bool) -> Parts:
+    """Some resident, the others through the ring or the experts' cache. whole: stages need the ring at its full size."""
+    table, rows, padding = demand.table, aligned(demand.row_bytes), _padding(demand)
+    room -= rows + padding
+    if policy != "plan":  # one cache for all
+        return Parts((), 0, ring_bytes=room, row_bytes=rows, padding=padding)
+    dense, experts = demand.of(Kind.DENSE), demand.of(Kind.EXPERT)
+    sizes = [demand.frame(extent) for extent in table.extents]
+    total = demand.bytes_of(dense)
+    if experts and total + demand.largest_expert <= room:  # every token needs these; of experts each a few
+        return Parts(tuple(dense), total, expert_bytes=room - total, row_bytes=rows, padding=padding)
+    expert_bytes = 0
+    if experts:
+        used = 2 * demand.largest_expert
+        expert_bytes = max(demand.largest_expert, min(used, room - demand.ring_bytes, demand.bytes_of(experts)))
+    room -= expert_bytes
+    lack = total - room
+    ring = demand.ring_bytes if whole else max(2 * demand.largest_op, min(lack, demand.ring_bytes))
+    ring = max(demand.largest_op, min(ring, room))
+    resident = fill([dense[i] for i in spread([sizes[i] for i in dense])], sizes, room - ring)
+    resident_bytes = sum(sizes[i] for i in resident)
+    left = room - ring - resident_bytes  # too little for any other tensor
+    grown = max(ring, min(RING_BYTES, ring + left) // ALIGNMENT * ALIGNMENT)
+    return Parts(tuple(resident), resident_bytes, grown, expert_bytes, rows, padding)
+
+
+def _homes(table: LayerTable, resident: set[int]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for i, extent in enumerate(table.extents):
+        elsewhere = {Kind.DENSE: "stream", Kind.EXPERT: "experts", Kind.ROWS: "rows"}[extent.kind]
+        found.setdefault(extent.tensor, set()).add("memory" if i in resident else elsewhere)
+    return {tensor: homes.pop() if len(homes) == 1 else "both" for tensor, homes in found.items()}
+
+
+def _too_small(demand: Demand, sizes: Sizes, budget: int, context: int, minimum: int, everything: int) -> str:
+    others = sizes.state_bytes + sizes.activation_bytes
+    streaming = demand.largest_op + demand.largest_expert
+    return (
+        f"a memory budget of {budget} bytes is too small: with a context of {context} this model needs {mib(minimum)} "
+        f"({mib(sizes.kv_bytes(context))} key/value cache, {mib(others)} activations, {mib(streaming)} for the largest piece "
+        f"of its weights), and {mib(everything)} to keep all of them; raise --memory or lower --context"
+    )
+
+
+def mib(n_bytes: int) -> str:
     """Rounded up, so that the budget which a message asks for is enough."""
     return f"{math.ceil(10 * n_bytes / 2**20) / 10:.1f} MiB"

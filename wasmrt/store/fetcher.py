@@ -1,0 +1,124 @@
+"""Fetcher: reads ranges of a source into frames, a few at a time: what somebody waits for now, what is read ahead in turn."""
+
+import asyncio
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+
+from wasmrt.errors import SourceError
+from wasmrt.store.metrics import StoreMetrics
+from wasmrt.store.source import Source
+
+# Drives and links reach their speed with a few large reads in flight.
+AT_ONCE = 4
+ATTEMPTS = 3
+BACKOFF_SECONDS = 0.05  # before the second attempt, twice as much before the third, give or take half
+
+
+@dataclass(eq=False, slots=True)
+class Read:
+    """One range on its way. `done` ends with None, a SourceError, or whatever broke the worker."""
+
+    offset: int
+    view: memoryview
+    done: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    started: bool = False
+
+
+class Fetcher:
+    """Each read is a task of its own, so that one which dies takes nothing with it: its end lets the next begin."""
+
+    def __init__(self, source: Source, metrics: StoreMetrics, at_once: int = AT_ONCE) -> None:
+        self.at_once = at_once
+        self._source = source
+        self._metrics = metrics
+        self._queue: list[tuple[bool, int, Read]] = []
+        self._order = count()
+        self._running: dict[asyncio.Task[None], Read] = {}
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    def read(self, offset: int, view: memoryview, demand: bool, then: Callable[[Read], None]) -> Read:
+        """Begin to read, or queue behind what is being read ahead; `then` is called at the end, before whoever waits goes on.
+
+        demand: somebody waits for it, so it begins now. When `done` is done, nothing writes to the view.
+        """
+        read = Read(offset, view)
+        read.done.add_done_callback(lambda _: then(read))
+        if self._closed:
+            read.done.set_exception(SourceError(f"{self._source.name!r} is closed; open it again to read from it"))
+        elif demand:
+            self._start(read)
+        else:
+            heapq.heappush(self._queue, (demand, next(self._order), read))
+            self._start_queued()
+        return read
+
+    def hurry(self, read: Read) -> None:
+        """Somebody waits for it now."""
+        if not read.started and not self._closed:
+            self._start(read)
+
+    async def close(self) -> None:
+        """Cancel all reads and wait until none writes any more. Later ones fail."""
+        self._closed = True
+        for _, _, read in self._queue:
+            read.done.cancel()
+        self._queue.clear()
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        while tasks:
+            try:
+                await asyncio.wait(tasks)
+                break
+            except asyncio.CancelledError:  # the reads write to a memory that is about to go: they end first
+                continue
+
+    def _start_queued(self) -> None:
+        while self._queue and len(self._running) < self.at_once and not self._closed:
+            read = heapq.heappop(self._queue)[2]
+            if not read.started:
+                self._start(read)
+
+    def _start(self, read: Read) -> None:
+        read.started = True
+        task = asyncio.get_running_loop().create_task(self._work(read))
+        self._running[task] = read
+        task.add_done_callback(partial(self._ended, read))
+
+    def _ended(self, read: Read, task: "asyncio.Task[None]") -> None:
+        self._running.pop(task, None)
+        if not read.done.done():
+            if task.cancelled():
+                read.done.set_exception(SourceError(f"reading {self._source.name!r} was cancelled", transient=True))
+            elif (error := task.exception()) is not None:
+                read.done.set_exception(error)
+            else:
+                read.done.set_result(None)
+        if not read.done.cancelled():
+            read.done.exception()  # looked at: of what was read ahead nobody may ever ask
+        if not self._closed:
+            self._start_queued()
+
+    async def _work(self, read: Read) -> None:
+        """With a few attempts; between two of them others may pass."""
+        for attempt in range(ATTEMPTS):
+            began, n_bytes = self._metrics.began(), 0
+            try:
+                await self._source.read_into(read.offset, read.view)
+                n_bytes = len(read.view)
+                return
+            except SourceError as error:
+                if not error.transient or attempt == ATTEMPTS - 1:
+                    raise
+                self._metrics.retries += 1
+            finally:
+                self._metrics.ended(began, n_bytes)
+            await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5))

@@ -1,0 +1,79 @@
+"""Which segments come next: what is read ahead, and what `belady` keeps, follows a predictor."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+FAR = float("inf")
+
+
+class Predictor(Protocol):
+    """Told of each segment that is used, it says which follow."""
+
+    def observe(self, segment: int) -> None:
+        """This segment is being used now."""
+
+    def predict_next(self, n: int) -> Sequence[int]:
+        """At most n segments that follow the last one observed, the next first."""
+
+    def until(self, segment: int) -> float:
+        """How many segments are used before this one is again: 1 or more, or FAR where nothing is known."""
+
+
+class Cyclic:
+    """A model's pass: all segments, over and over."""
+
+    def __init__(self, n_segments: int) -> None:
+        self.end = n_segments  # the pass that runs ends before this one; a part of a prompt has no need of the head
+        self._n = n_segments
+        self._now = n_segments - 1
+
+    def observe(self, segment: int) -> None:
+        self._now = segment
+
+    def predict_next(self, n: int) -> Sequence[int]:
+        rest = range(self._now + 1, self.end)
+        turns = -(-max(0, n - len(rest)) // self._n)
+        return [*rest, *(list(range(self._n)) * turns)][:n]
+
+    def until(self, segment: int) -> float:
+        ahead = segment - self._now
+        return ahead if ahead > 0 else ahead + self._n
+
+
+class Learned:
+    """Any pattern: after the same two segments as before comes what came then most often, the latest of equals."""
+
+    HORIZON = 64
+
+    def __init__(self) -> None:
+        self._followed: dict[tuple[int, ...], Counter[int]] = {}
+        self._recent: tuple[int, ...] = ()
+        self._predicted: list[int] = []
+
+    def observe(self, segment: int) -> None:
+        for context in (self._recent, self._recent[1:]):
+            if context:
+                counts = self._followed.setdefault(context, Counter())
+                n = counts.pop(segment, 0)
+                counts[segment] = n + 1  # at the end: most_common() keeps the order of equals, so the latest is looked for last
+        self._recent = (*self._recent, segment)[-2:]
+        self._predicted = self._walk()
+
+    def _walk(self) -> list[int]:
+        found: list[int] = []
+        recent = self._recent
+        while len(found) < self.HORIZON:
+            counts = self._followed.get(recent) or self._followed.get(recent[1:])
+            if not counts:
+                break
+            best = max(reversed(counts), key=counts.__getitem__)
+            found.append(best)
+            recent = (*recent, best)[-2:]
+        return found
+
+    def predict_next(self, n: int) -> Sequence[int]:
+        return self._predicted[:n]
+
+    def until(self, segment: int) -> float:
+        return self._predicted.index(segment) + 1 if segment in self._predicted else FAR
