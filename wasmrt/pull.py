@@ -1,0 +1,184 @@
+"""pull(ref): all of a model onto this disk, every shard of it, in ranges side by side; it goes on where it was stopped."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from wasmrt.errors import SourceError, UnsupportedError
+from wasmrt.store.cache import CachedFile, CachedSource, Remote, file_name, hash_of, identity_of, open_at
+from wasmrt.store.hub import HUB, SHARD
+from wasmrt.store.remote import default_cache, has_copy, is_remote, open_remote, url_of_ref
+from wasmrt.store.room import Place, Room
+from wasmrt.store.source import Source
+
+PARALLEL = 4
+RANGE_BYTES = 8 << 20
+MAX_SHARDS = 1000
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """One file that is there now."""
+
+    path: str
+    url: str
+    n_bytes: int
+    fetched_bytes: int  # by this call
+    sha256: str | None  # as the server names it; the file was checked against it
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def pull(
+    ref: str,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    cache_dir: Path | None = None,
+    endpoint: str = HUB,
+    progress: Progress | None = None,
+    checking: Progress | None = None,
+) -> list[Pulled]:
+    """Bring all files of the model into the cache, or to `output`: a path, or a folder (one that exists, or ends in a slash).
+
+    progress counts the files' bytes, `checking` those of which the hash is computed. Raises SourceError; what was fetched by
+    then, also when it is cancelled, need not be fetched again.
+    """
+    if not is_remote(ref):
+        raise UnsupportedError(f"{ref!r} is neither a URL nor an hf: reference, so there is nothing to fetch")
+    folder = cache_dir or default_cache()
+    url = await url_of_ref(ref, cache_dir=folder, endpoint=endpoint)
+    urls = shard_urls(url)
+    done: list[Pulled] = []
+    for shard, target in zip(urls, targets(urls, output), strict=True):
+        before = sum(pulled.n_bytes for pulled in done)
+
+        def count(n_bytes: int, size: int, before: int = before) -> None:
+            if progress:
+                progress(before + n_bytes, before + size)
+
+        source: Source
+        if target is None:
+            source = await open_remote(shard, cache_dir=folder)
+        else:
+            inner = await _open_inner(shard, folder)
+            if target.exists():
+                done.append(await _check_existing(inner, target, checking))
+                count(inner.size, inner.size)
+                continue
+            source = await open_at(inner, Place(target), Room(None))
+        done.append(await _fetch(source, shard, count, checking))
+        if target is not None:
+            Place(target).forget()
+    return done
+
+
+def shard_urls(url: str) -> list[str]:
+    """All files of the split model of which `url` is one, in order; of a model in one file, that one."""
+    path, mark, query = url.partition("?")
+    match = SHARD.search(path)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        return [url]
+    n = int(match[2])
+    if n > MAX_SHARDS:
+        raise SourceError(f"a model of {n} files is more than the {MAX_SHARDS} that are fetched; is {path!r} the right one?")
+    return [f"{path[: match.start(1)]}{i:05}{path[match.end(1) :]}{mark}{query}" for i in range(1, n + 1)]
+
+
+def targets(urls: list[str], output: str | os.PathLike[str] | None) -> list[Path | None]:
+    """Where each file goes; None: into the cache. Raises SourceError."""
+    if output is None:
+        return [None for _ in urls]
+    text = os.fspath(output)
+    if text.endswith(("/", os.sep)) or os.path.isdir(text):
+        return [Path(text) / file_name(urlsplit(url).path.rpartition("/")[2]) for url in urls]
+    if len(urls) > 1:
+        raise SourceError(f"the model has {len(urls)} files, which cannot all become {text!r}; end the path of a folder with /")
+    return [Path(text)]
+
+
+async def _open_inner(url: str, folder: Path) -> Remote:
+    """A whole copy in the cache, or the server."""
+    from wasmrt.store.http import HttpSource
+
+    if has_copy(folder, url):
+        source = await open_remote(url, cache_dir=folder)
+        if isinstance(source, CachedFile):
+            return source
+        await source.close()  # an old version
+    return await HttpSource.open(url)
+
+
+async def _check_existing(inner: Remote, target: Path, checking: Progress | None) -> Pulled:
+    """Whether `target` is that file already. Raises SourceError if it is another one: that is not for us to replace."""
+    try:
+        identity = identity_of(inner)
+        same = _has_size(target, identity.size)
+        if same and identity.sha256:
+            same = await hash_of(target, checking) == identity.sha256
+        if not same:
+            raise SourceError(f"{str(target)!r} exists and is not {inner.name!r}; move it away or choose another path")
+        Place(target).forget()
+        return Pulled(str(target), inner.url, inner.size, 0, inner.sha256)
+    finally:
+        await inner.close()
+
+
+def _has_size(path: Path, n_bytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == n_bytes
+
+
+async def _fetch(source: Source, url: str, progress: Progress, checking: Progress | None) -> Pulled:
+    """Fetch what is missing, check it, and close the source. Raises SourceError."""
+    try:
+        fetched = 0
+        if isinstance(source, CachedSource):
+            if short := await source.shortage():
+                raise SourceError(
+                    f"{source.missing_bytes} bytes of {source.name!r} are to be fetched, {short} more than there is room for "
+                    f"in {str(source.path.parent)!r}; make room or choose another place"
+                )
+            fetched = source.missing_bytes
+            await _fetch_missing(source, progress)
+            source = await source.complete(checking)
+        if not isinstance(source, CachedFile):
+            raise SourceError(f"{source.name!r} cannot be kept in the cache; name a path for it")
+        progress(source.size, source.size)
+        return Pulled(source.name, url, source.size, fetched, source.sha256)
+    finally:
+        await source.close()
+
+
+async def _fetch_missing(source: CachedSource, progress: Progress) -> None:
+    ranges = _ranges(source)
+
+    async def work() -> None:
+        buffer = memoryview(bytearray(RANGE_BYTES))
+        for start, end in ranges:
+            await source.read_into(start, buffer[: end - start])
+            if source.trouble:
+                raise SourceError(
+                    f"{source.name!r} cannot be kept in {str(source.path.parent)!r}: {source.trouble}; what is there stays, "
+                    f"and the same command goes on from it"
+                )
+            progress(source.size - source.missing_bytes, source.size)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(PARALLEL):
+                group.create_task(work())
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+        raise first from first.__cause__
+
+
+def _ranges(source: CachedSource) -> Iterator[tuple[int, int]]:
+    for start, end in source.missing():
+        for at in range(start, end, RANGE_BYTES):
+            yield at, min(end, at + RANGE_BYTES)
