@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from wasmrt.device.device import Candidates
+from wasmrt.draft import Lookup
+from wasmrt.errors import DeviceError
 from wasmrt.sampling import SamplerOptions, make_rng, sample
 
 PENALTY_WINDOW = 64  # tokens that repeat_penalty looks back on
@@ -25,8 +27,11 @@ class GenerationStats:
     cached_tokens: int = 0  # of the prompt, found in the cache and not computed again
     generated_tokens: int = 0
     first_token_seconds: float = 0.0  # with the prompt's
-    decode_steps: int = 0  # after the first token, with the one that gave an end token
+    decode_steps: int = 0  # tokens chosen after the first, with an end token
+    decode_passes: int = 0  # in which these were chosen: fewer where drafts were right
     decode_seconds: float = 0.0
+    drafted_tokens: int = 0  # guessed and verified beside a pass's own token
+    accepted_tokens: int = 0  # of these, right, each of which saved a pass
     # "stop": the model or a stop string ended it; "length": max_tokens; "context": no position left; "closed": the caller
     finish: str = ""
 
@@ -49,16 +54,23 @@ class GenerationStats:
 class Stepper(Protocol):
     """What the loop needs of an engine."""
 
-    turn: asyncio.Lock  # held from a step until its token is chosen
+    turn: asyncio.Lock  # held from a step until its tokens are chosen
 
     @property
     def context(self) -> int: ...
 
-    async def step(self, tokens: Sequence[int]) -> int:
-        """Bring the cache up to `tokens`; returns how many were cached before."""
+    async def step(self, tokens: Sequence[int], n_out: int = 1) -> int:
+        """Bring the cache up to `tokens`; returns how many were cached before. The last n_out rows get logits."""
 
-    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float) -> Candidates:
-        """The k tokens likeliest to follow, and what the others weigh."""
+    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1) -> Candidates:
+        """The k tokens likeliest to follow a row of the last step, and what the others weigh."""
+
+    def draft_room(self) -> int:
+        """How many drafted tokens the next step may verify: it takes n_out up to one more, however much the cache lacks.
+
+        Above 0 only where the logits of a row are bit for bit those of a step that ends there, and where a cache that holds
+        tokens that were not chosen can be wound back.
+        """
 
 
 async def generate(
@@ -72,8 +84,10 @@ async def generate(
     """Sample token after token until an end token, max_tokens (None: no limit) or the end of the context; fills `stats`.
 
     An end token is not yielded. Every step brings the engine's cache up to our tokens, so generations may take turns.
+    Where the engine has room, a step also verifies drafted tokens; what is yielded is the same.
     """
     rng = make_rng(options)
+    lookup = Lookup()
     tokens = list(prompt)
     stats.prompt_tokens = len(tokens)
     first = True
@@ -86,29 +100,66 @@ async def generate(
             return
         async with engine.turn:
             started = time.perf_counter()
-            cached = await engine.step(tokens)
-            token = choose(engine, tokens[-PENALTY_WINDOW:], options, rng)
+            # The prompt's pass is seldom bound by reading, and its time is looked at by itself: no draft.
+            room = 0 if first else min(engine.draft_room(), engine.context - len(tokens))
+            if max_tokens is not None:
+                room = min(room, max_tokens - stats.generated_tokens - 1)
+            draft = lookup.propose(tokens, room)
+            cached = await engine.step(tokens + draft if draft else tokens, len(draft) + 1)
+            chosen = choose_all(engine, tokens, draft, options, rng, end_ids)
         seconds = time.perf_counter() - started
         if first:
             first, stats.cached_tokens, stats.first_token_seconds = False, cached, seconds
         else:
-            stats.decode_steps += 1
+            stats.decode_steps += len(chosen)
+            stats.decode_passes += 1
             stats.decode_seconds += seconds
-        if token in end_ids:
-            stats.finish = "stop"
-            return
-        stats.generated_tokens += 1
-        tokens.append(token)
-        yield token
+            stats.drafted_tokens += len(draft)
+            stats.accepted_tokens += len(chosen) - 1
+        for token in chosen:
+            if token in end_ids:
+                stats.finish = "stop"
+                return
+            stats.generated_tokens += 1
+            tokens.append(token)
+            yield token
 
 
-def choose(engine: Stepper, recent: Sequence[int], options: SamplerOptions, rng: random.Random) -> int:
-    """The next token, after a step. Takes one random number, or none at temperature 0."""
+def choose_all(
+    engine: Stepper,
+    tokens: Sequence[int],
+    draft: Sequence[int],
+    options: SamplerOptions,
+    rng: random.Random,
+    end_ids: Collection[int],
+) -> list[int]:
+    """The tokens that follow, after a step over `tokens` and a draft: up to the first that was not drafted, or an end token.
+
+    Each is chosen as after a step that ends before it: by the same logits, the same recent tokens and the next random number.
+    """
+    recent = list(tokens[-PENALTY_WINDOW:])
+    chosen: list[int] = []
+    for row, drafted in enumerate([*draft, None], -1 - len(draft)):
+        try:
+            token = choose(engine, recent[-PENALTY_WINDOW:], options, rng, row)
+        except DeviceError:
+            if not chosen:
+                raise
+            break  # the tokens before this row are good; the next step ends at it and meets the same logits first
+        chosen.append(token)
+        recent.append(token)
+        if token != drafted or token in end_ids:
+            break
+    return chosen
+
+
+def choose(engine: Stepper, recent: Sequence[int], options: SamplerOptions, rng: random.Random, row: int = -1) -> int:
+    """The next token, after a row of a step. Takes one random number, or none at temperature 0."""
     greedy = options.temperature == 0
     u = 0.0 if greedy else rng.random()
     k = 1 if greedy else min(FEW, options.top_k or FEW)
     while True:
-        candidates = engine.candidates(k, recent, options.repeat_penalty, options.temperature)
+        candidates = engine.candidates(k, recent, options.repeat_penalty, options.temperature, row)
         token = sample(candidates, options, u)
         if token is not None:
             return token
