@@ -227,7 +227,7 @@ def test_a_whole_copy_is_a_plain_file(tmp_path, place, sha256):
         fake = Fake(sha256=sha256)
         source = await open_cached(fake, tmp_path)
         assert isinstance(source, FileSource)
-        assert source.name == str(place.path)
+        assert (source.name, source.path) == (URL, place.path)
         assert fake.closed
         assert await read_all(source) == DATA
         assert not fake.reads

@@ -643,13 +643,19 @@ def test_open_source_takes_paths_urls_and_bytes(path, monkeypatch):
     run(check())
 
 
-@pytest.mark.parametrize("ref", [
-    "hf:owner/repo/m.gguf", "HF:owner/repo:Q4_K_M", "s3://bucket/m.gguf?signature=s3cret",
-])
-def test_remote_models_are_not_supported(ref):
+@pytest.mark.parametrize("ref", ["s3://bucket/m.gguf?signature=s3cret", "ftp://example.org/m.gguf?s3cret"])
+def test_other_schemes_are_not_supported(ref):
     with pytest.raises(UnsupportedError) as caught:
         run(open_source(ref))
-    assert_one_line(caught.value, "remote models are not supported by this version", ref.partition("?")[0], "download")
+    assert_one_line(caught.value, "not supported", ref.partition("?")[0], "download")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ref", ["https://example.org/m.gguf?s3cret", "hf:owner/repo:Q4_K_M"])
+def test_a_page_has_no_sockets(ref, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "emscripten")
+    with pytest.raises(UnsupportedError) as caught:
+        run(open_source(ref))
     assert "s3cret" not in str(caught.value)
 
 

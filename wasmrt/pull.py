@@ -150,7 +150,7 @@ async def _fetch(source: Source, url: str, progress: Progress, checking: Progres
         if not isinstance(source, CachedFile):
             raise SourceError(f"{source.name!r} cannot be kept in the cache; name a path for it")
         progress(source.size, source.size)
-        return Pulled(source.name, url, source.size, fetched, source.sha256)
+        return Pulled(str(source.path), url, source.size, fetched, source.sha256)
     finally:
         await source.close()
 

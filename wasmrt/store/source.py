@@ -34,7 +34,8 @@ class Source(Protocol):
 
 
 async def open_source(ref: str | os.PathLike[str] | bytes | bytearray | memoryview) -> Source:
-    """The source that `ref` names: a path, a file, http or https URL, or an object whose bytes are the file's content."""
+    """The source that `ref` names: a path, a file, http or https URL, an hf: reference to a model hub, or an object whose bytes
+    are the file's content."""
     from wasmrt.store.file import FileSource  # which builds on this module
 
     if isinstance(ref, str):
@@ -43,13 +44,14 @@ async def open_source(ref: str | os.PathLike[str] | bytes | bytearray | memoryvi
             return await FileSource.open(ref)
         if (scheme[2] or "").lower() == "file":
             return await FileSource.open(path_of_file_url(ref))
-        if (scheme[2] or "").lower() in ("http", "https") and sys.platform != "emscripten":  # a page has no sockets
-            from wasmrt.store.http import HttpSource  # imports httpx
+        remote = (scheme[1] or scheme[2]).lower() in ("hf:", "http", "https")
+        if remote and sys.platform != "emscripten":  # a page has no sockets
+            from wasmrt.store.remote import open_remote  # imports httpx
 
-            return await HttpSource.open(ref)
+            return await open_remote(ref)
         # What follows a ? may be a signature or key: not for messages.
         raise UnsupportedError(
-            f"remote models are not supported by this version: {ref.partition('?')[0]!r}; download the file and give its path"
+            f"models at {ref.partition('?')[0]!r} are not supported here; download the file and give its path"
         )
     if isinstance(ref, os.PathLike):
         return await FileSource.open(ref)
