@@ -103,12 +103,6 @@ def test_unknown_architecture_is_refused_with_the_list(tmp_path):
         wasmrt.load(path, device="reference")
 
 
-def test_a_part_of_a_split_model_is_refused_as_such(tmp_path):
-    path = write_llama(tmp_path / "m-00001-of-00003.gguf", extra={"split.count": 3})
-    with pytest.raises(UnsupportedError, match="one of 3 parts of a split model"):
-        built(path)
-
-
 def test_a_tied_head_uses_the_embedding(tmp_path, device):
     """Without output.weight, the logits are those of the embedding as the output matrix; it is stored once."""
     tied = write_llama(tmp_path / "tied.gguf", tensors={"output.weight": None})

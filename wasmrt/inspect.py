@@ -4,13 +4,12 @@ from collections import Counter
 from typing import Any
 
 from wasmrt.device.device import check_formats
-from wasmrt.engine import read_header
 from wasmrt.errors import WasmrtError
 from wasmrt.gguf.metadata import Value
 from wasmrt.gguf.reader import Header
 from wasmrt.model.build import build
 from wasmrt.options import Ref
-from wasmrt.store.source import open_source
+from wasmrt.store.open import open_model
 from wasmrt.tokenizer import from_metadata
 
 SHOWN = 70  # characters of a value in the summary
@@ -18,11 +17,8 @@ SHOWN = 70  # characters of a value in the summary
 
 async def describe(ref: Ref) -> dict[str, Any]:
     """Metadata, tensors and verdicts of a file, as plain values for JSON."""
-    source = await open_source(ref)
-    try:
-        header = await read_header(source)
-    finally:
-        await source.close()
+    source, header = await open_model(ref)
+    await source.close()
     runs, why_not, config = True, "", None
     try:
         built = build(header)
