@@ -157,16 +157,16 @@ def test_cancelling_is_timed_from_the_request_on(tmp_path):
         with pytest.raises(RuntimeError, match="the prompt ended before it was cancelled"):
             call(acceptance.cancelled(model.engine, [1, 2, 3], (9, 0.0), 0.0))
         engine = model.engine
-        run = engine._run
+        run = engine.device.run
 
-        async def late(segments, ops):
+        async def late(*arguments):
             try:
                 await asyncio.sleep(60)
             finally:
                 time.sleep(0.05)  # noqa: ASYNC251  a device that is slow to stop
-                await run(segments, ops)
+                await run(*arguments)
 
-        engine._run = late
+        engine.device.run = late
         assert 0.05 <= call(acceptance.cancelled(engine, [4, 5, 6], (0, 1.0), 0.01)) < 5
 
 

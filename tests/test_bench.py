@@ -80,7 +80,7 @@ def test_no_repetition_is_served_from_the_cache(model):
     """Each prompt is computed whole, and each decode step is one token's."""
     begun = []
     begin = model.device.begin
-    model.device.begin = lambda ids, pos, n_out: (begun.append((pos, len(ids))), begin(ids, pos, n_out))
+    model.device.begin = lambda ids, pos, n_out, row: (begun.append((pos, len(ids))), begin(ids, pos, n_out, row))
     found = call(bench.measure(model, 20, 4, repeat=3))
     assert begun == 3 * [(0, 20), (20, 1), (21, 1), (22, 1)]
     for sample in found["samples"]:
@@ -109,7 +109,7 @@ def test_time_is_put_down_to_who_took_it(model, monkeypatch):
     """10 ms a token each: in Python, in the device's kernels, and waiting for bytes."""
     slow = 0.01
     device = type(model.device)
-    reuse, run, ready = model._cache.reuse, device._run_segments, model._store.ready
+    reuse, run, parts = model._cache.reuse, device._run_segments, model._store.parts
 
     def slow_reuse(tokens):
         time.sleep(slow)
@@ -119,15 +119,15 @@ def test_time_is_put_down_to_who_took_it(model, monkeypatch):
         time.sleep(slow)
         return run(self, *arguments)
 
-    async def slow_ready(*arguments):
+    async def slow_parts(*arguments):
         await asyncio.sleep(slow)
         model._store.metrics.stalled_seconds += slow
-        async for part in ready(*arguments):
+        async for part in parts(*arguments):
             yield part
 
     monkeypatch.setattr(model._cache, "reuse", slow_reuse)
     monkeypatch.setattr(device, "_run_segments", slow_run)
-    monkeypatch.setattr(model._store, "ready", slow_ready)
+    monkeypatch.setattr(model._store, "parts", slow_parts)
     found = call(bench.measure(model, 8, 6, repeat=1))
     (sample,) = found["samples"]
     assert sample["decode_stalled_seconds"] == pytest.approx(5 * slow)

@@ -350,8 +350,11 @@ def test_budgets_are_hard_and_say_what_would_do(path, device):
         needed = model.plan.total_bytes
     with wasmrt.load(path, device=device, memory=needed, context=64) as model:
         assert model.engine._memory.used == model.plan.total_bytes == needed
+        least = model.plan.minimum_bytes
+    with wasmrt.load(path, device=device, memory=least, context=64) as model:
+        assert model.engine._memory.used <= model.plan.total_bytes <= least
     with pytest.raises(wasmrt.BudgetError, match=r"raise --memory or lower --context"):
-        wasmrt.load(path, device=device, memory=needed - 1, context=64)
+        wasmrt.load(path, device=device, memory=least - 1, context=64)
     with pytest.raises(wasmrt.ContextFull, match=r"a context of 65 is too long: this model was made for 64"):
         wasmrt.load(path, device=device, context=65)
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from wasmrt.device.choice import Choice, choose
 from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Device, Kept
 from wasmrt.draft import room
-from wasmrt.errors import ContextFull, DeviceError, UnsupportedError, WasmrtError
+from wasmrt.errors import BudgetError, ContextFull, DeviceError, UnsupportedError, WasmrtError
 from wasmrt.generate import GenerationStats, generate
 from wasmrt.gguf.reader import Header
 from wasmrt.model.build import Built, build
@@ -130,8 +130,8 @@ async def plan_for(
     made = plan(block=1)
     if made.streams:
         await source.bypass_cache()
-        if source.block > 1:
-            made = plan(source.block)
+        with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
+            made = replace(plan(source.block), minimum_bytes=made.minimum_bytes)
     return made, stages, Kept(made.kept_rows, slots) if made.kept_rows else KEPT_NONE
 
 
