@@ -419,6 +419,17 @@ class Model:
         device, store = self.device, self._store.metrics.as_dict()
         return ModelStats(device.name, device.n_threads, self._load_seconds, device.kernel_seconds, self._passes, store)
 
+    async def lower_memory(self, memory: int | str) -> None:
+        """Keep to a smaller budget from now on: fewer weights stay in memory, and the system gets theirs back where it can.
+
+        The cache and all texts stay as they are. ValueError for more than the model has, BudgetError if less does not do.
+        """
+        budget = parse_bytes(memory)
+        if budget is None or budget > self.plan.budget:
+            raise ValueError(f"the budget is {self.plan.budget} bytes and can only be lowered, not changed to {memory!r}")
+        async with self.turn:
+            self.plan = await self._store.lower(budget)
+
     async def close(self) -> None:
         """Stop the device and give the memory back. Idempotent; a running pass is cancelled."""
         if self._closed:

@@ -14,6 +14,7 @@ from wasmrt import engine
 from wasmrt.errors import UnsupportedError, WasmrtError
 from wasmrt.generate import GenerationStats
 from wasmrt.options import Ref
+from wasmrt.store.plan import Plan
 from wasmrt.text import Generation
 from wasmrt.tokenizer import Tokenizer
 
@@ -140,8 +141,11 @@ class SyncModel:
     def __init__(self, model: engine.Model) -> None:
         self.engine = model
         self.config = model.config
-        self.plan = model.plan
         self.name = model.name
+
+    @property
+    def plan(self) -> Plan:
+        return self.engine.plan
 
     @property
     def stats(self) -> engine.ModelStats:
@@ -172,6 +176,10 @@ class SyncModel:
         import numpy as np
 
         return np.asarray(call(self.engine.logits(ids)))
+
+    def lower_memory(self, memory: int | str) -> None:
+        """Keep to a smaller budget from now on: engine.Model.lower_memory."""
+        call(self.engine.lower_memory(memory))
 
     def close(self) -> None:
         """Stop the device and give the memory back. Idempotent."""

@@ -23,7 +23,7 @@ from wasmtime import _ffi as ffi
 
 from wasmrt.errors import BudgetError, DeviceError
 from wasmrt.resources import kernels
-from wasmrt.store.memory import aligned
+from wasmrt.store.memory import aligned, release_pages
 
 PAGE = 65536
 BUILDS = ("wasm32", "wasm64", "plain")
@@ -84,6 +84,9 @@ class WasmMemory:
         if address < self._start or n_bytes < 0 or address + n_bytes > self._start + self.used:
             raise ValueError(f"no frame at {address} + {n_bytes}")
         return self._bytes[address : address + n_bytes]
+
+    def release(self, address: int, n_bytes: int) -> None:
+        release_pages(self.view(address, n_bytes))
 
     def close(self) -> None:
         self.extern = self.store = None

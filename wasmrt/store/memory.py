@@ -4,7 +4,9 @@ Weights, key/value cache and activations of a model lie in one memory, so that i
 never given out: in an address table it means "not in memory".
 """
 
+import ctypes
 import mmap
+import sys
 from typing import Protocol
 
 from wasmrt.errors import BudgetError
@@ -33,8 +35,21 @@ class Memory(Protocol):
     def view(self, address: int, n_bytes: int) -> memoryview:
         """The bytes at an address, writable, without a copy."""
 
+    def release(self, address: int, n_bytes: int) -> None:
+        """Nobody needs what lies here any more: the system may take the pages, and gives zeroed ones when they are written."""
+
     def close(self) -> None:
         """Give everything back; views that are still held keep their own pages alive."""
+
+
+def release_pages(view: memoryview) -> None:
+    """Give the whole pages of a view back to the system, if it is one that can be told; their content is lost."""
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(view)) if len(view) else 0
+    first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, (begin + len(view)) // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last and sys.platform in ("linux", "darwin"):
+        madvise = ctypes.CDLL(None).madvise
+        madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+        madvise(first, last - first, mmap.MADV_DONTNEED if sys.platform == "linux" else mmap.MADV_FREE)
 
 
 class HostMemory:
@@ -61,6 +76,9 @@ class HostMemory:
         if address < ALIGNMENT or n_bytes < 0 or address + n_bytes > ALIGNMENT + self.used:
             raise ValueError(f"no frame at {address} + {n_bytes}")
         return self._bytes[address : address + n_bytes]
+
+    def release(self, address: int, n_bytes: int) -> None:
+        release_pages(self.view(address, n_bytes))
 
     def close(self) -> None:
         # numpy arrays over views may outlive us; the pages go with the last of them.

@@ -7,7 +7,7 @@ the size of the ring.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -255,7 +255,7 @@ def _for_context(
         minimum_bytes=minimum,
         policy=policy,
         block=demand.block if streamed else 1,
-        homes=_homes(table, resident),
+        homes=homes(table, resident),
         parts=parts,
         notes=notes,
     )
@@ -301,12 +301,13 @@ def _streaming(demand: Demand, room: int, policy: str, whole: bool) -> Parts:
     return Parts(tuple(resident), resident_bytes, grown, expert_bytes, rows, padding)
 
 
-def _homes(table: LayerTable, resident: set[int]) -> dict[str, str]:
+def homes(table: LayerTable, resident: Set[int]) -> dict[str, str]:
+    """Of each tensor: memory, stream, experts (read when chosen), rows (of the embedding), or both for one in chunks."""
     found: dict[str, set[str]] = {}
     for i, extent in enumerate(table.extents):
         elsewhere = {Kind.DENSE: "stream", Kind.EXPERT: "experts", Kind.ROWS: "rows"}[extent.kind]
         found.setdefault(extent.tensor, set()).add("memory" if i in resident else elsewhere)
-    return {tensor: homes.pop() if len(homes) == 1 else "both" for tensor, homes in found.items()}
+    return {tensor: places.pop() if len(places) == 1 else "both" for tensor, places in found.items()}
 
 
 def _too_small(demand: Demand, sizes: Sizes, budget: int, context: int, minimum: int, everything: int) -> str:

@@ -11,6 +11,7 @@ class Pool:
     """
 
     def __init__(self, start: int, n_bytes: int) -> None:
+        self.start = start
         self.limit = n_bytes  # bytes that frames may take in all
         self.used = 0
         # (begin, end), sorted, apart from each other
@@ -45,6 +46,14 @@ class Pool:
             begin = self._free.pop(i - 1)[0]
         insort(self._free, (begin, end))
 
-    def size_of(self, address: int) -> int:
-        """Bytes of a frame that is given out."""
-        return self._sizes[address]
+    def hand_over(self, address: int) -> None:
+        """A frame's bytes are another's from now on; they are not given out again."""
+        self.used -= self._sizes.pop(address)
+
+    def cut(self, n_bytes: int) -> int:
+        """Make an empty pool smaller; returns the bytes that are cut off its end."""
+        if self.used:
+            raise ValueError(f"{self.used} bytes are in use")
+        cut, self.limit = self.limit - n_bytes, n_bytes
+        self._free, self._next = [(self.start, self.start + n_bytes)] if n_bytes else [], self.start
+        return cut

@@ -9,16 +9,16 @@ import time
 from array import array
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from wasmrt.errors import BudgetError, SourceError
 from wasmrt.store import policy
 from wasmrt.store.fetcher import Fetcher, Read
 from wasmrt.store.layers import Extent, Kind, LayerTable, Stage
-from wasmrt.store.memory import Memory
+from wasmrt.store.memory import ALIGNMENT, Memory
 from wasmrt.store.metrics import StoreMetrics
-from wasmrt.store.plan import Plan, frame_bytes, mib, row_slots
+from wasmrt.store.plan import Plan, frame_bytes, homes, mib, row_slots
 from wasmrt.store.pool import Pool
 from wasmrt.store.predict import Cyclic, Predictor
 from wasmrt.store.source import Source
@@ -617,12 +617,119 @@ class LayerStore:
         return soonest
 
     def _evict(self, i: int) -> None:
+        self._leave(i)
+        self._held[i].pool.free(self._held[i].frame)
+
+    def _leave(self, i: int) -> None:
+        """An extent is absent from now on; its frame is still taken."""
         held = self._held[i]
         self._enter(i, False)
         self._occupants[id(held.pool)].discard(i)
-        held.pool.free(held.frame)
         held.there = held.fresh = False
         self.metrics.evictions += 1
+
+    async def lower(self, budget: int) -> Plan:
+        """Keep to a smaller budget from now on, between two passes: what has to leave is streamed. Returns the new plan.
+
+        Of what is resident leaves first what came last, so that the rest stays spread; then the caches shrink. If nothing was
+        streamed so far, a ring takes the place of some of it. BudgetError, and no change, if less is left than an op needs.
+        """
+        before = self._plan
+        excess = before.total_bytes - budget
+        ring, experts = self._least_bytes()
+        leaving = [i for i in reversed(before.parts.resident) if self._may_leave(i)]
+        spare = sum(self._held[i].n_bytes for i in leaving) + max(0, self._expert_cache.limit - experts)
+        spare += self._ring.limit - ring if self._ring.limit else -ring
+        if excess > spare:
+            least = budget + excess - max(0, spare)
+            raise BudgetError(f"a memory budget of {budget} bytes is too small: this model, as opened, needs {mib(least)}")
+        prefetch, self._prefetch = self._prefetch, 0
+        try:
+            if excess > 0 and not self._ring.limit:
+                await self._source.bypass_cache()
+                self._carve_ring(ring)
+            for i in leaving:
+                if excess > 0 and self._held[i].pool is self._resident:
+                    excess -= await self._give_up(i)
+            for pool, least in ((self._expert_cache, experts), (self._ring, ring)):
+                if excess > 0 and pool.limit > least:
+                    excess -= await self._shrink(pool, max(least, pool.limit - excess) // ALIGNMENT * ALIGNMENT)
+        finally:
+            self._prefetch, self._complete = prefetch, False
+            self._plan = self._plan_now(budget)
+        self._pump()
+        return self._plan
+
+    def _least_bytes(self) -> tuple[int, int]:
+        """The smallest ring and cache of experts: of one op, or of a stage if chunks of a prompt go through it together."""
+        ring = max((sum(self._held[i].n_bytes for i in needs) for needs in self._dense), default=0)
+        experts = max((held.n_bytes for held in self._held if held.pool is self._expert_cache), default=0)
+        return (self._plan.parts.ring_bytes if self._plan.kept_rows else ring), -(-experts // ALIGNMENT) * ALIGNMENT
+
+    def _may_leave(self, i: int) -> bool:
+        """Whether a resident can be streamed: not an embedding that is read in memory, nor an expert without a cache."""
+        held = self._held[i]
+        embedded = not self._by_rows and any(segment == 0 for segment, _ in held.extent.places)
+        return held.pool is self._resident and not embedded and held.extent.kind is Kind.DENSE
+
+    def _carve_ring(self, least: int) -> None:
+        """Make a ring of the frames of neighbours: of the first that are large enough."""
+        window: list[Held] = []
+        for held in sorted((held for held in self._held if held.there), key=lambda held: held.frame):
+            adjacent = window and window[-1].frame + window[-1].n_bytes == held.frame
+            window = [*(window if adjacent else ()), held] if self._may_leave(self._held.index(held)) else []
+            if sum(held.n_bytes for held in window) >= least:
+                break
+        else:
+            raise BudgetError("no part of what is resident is large enough to stream through; open the model again")
+        for held in window:
+            self._leave(self._held.index(held))
+            self._resident.hand_over(held.frame)
+        n_bytes = sum(held.n_bytes for held in window)
+        self._ring = Pool(window[0].frame, n_bytes)
+        self._occupants[id(self._ring)] = set()
+        self._resident.limit -= n_bytes
+        for held in window:
+            held.pool = self._ring
+
+    def _plan_now(self, budget: int) -> Plan:
+        """The plan with what is resident, streamed and held in caches now."""
+        resident = tuple(i for i in self._plan.parts.resident if self._held[i].pool is self._resident)
+        n_bytes = sum(self._held[i].n_bytes for i in resident)
+        parts = replace(
+            self._plan.parts, resident=resident, resident_bytes=n_bytes, ring_bytes=self._ring.limit,
+            expert_bytes=self._expert_cache.limit,
+        )  # fmt: skip
+        streamed = [held for held in self._held if held.pool is not self._resident and held.extent.kind is not Kind.ROWS]
+        return replace(
+            self._plan, budget=budget, resident_bytes=n_bytes, parts=parts, staging_bytes=parts.ring_bytes,
+            expert_cache_bytes=parts.expert_bytes, homes=homes(self._table, set(resident)),
+            weight_bytes=n_bytes + parts.ring_bytes + parts.expert_bytes + parts.padding,
+            streamed_bytes=sum(held.extent.n_bytes for held in streamed),
+        )  # fmt: skip
+
+    async def _give_up(self, i: int) -> int:
+        """A resident becomes one that is streamed; returns the bytes that this frees."""
+        held = self._held[i]
+        while held.read is not None:
+            await asyncio.wait([held.read.done])
+        if held.there:
+            frame = held.frame
+            self._evict(i)
+            self._memory.release(frame, held.n_bytes)
+        self._resident.limit -= held.n_bytes
+        held.pool = self._ring
+        return held.n_bytes
+
+    async def _shrink(self, pool: Pool, n_bytes: int) -> int:
+        """Empty a cache and make it smaller; returns the bytes that this frees."""
+        while reads := [self._held[i].read for i in self._occupants[id(pool)] if self._held[i].read is not None]:
+            await asyncio.wait([read.done for read in reads if read is not None])
+        for i in list(self._occupants[id(pool)]):
+            self._evict(i)
+        freed = pool.cut(n_bytes)
+        self._memory.release(pool.start + n_bytes, freed)
+        return freed
 
     # Segments one by one: what tools do that are no model
 
