@@ -467,17 +467,25 @@ def test_a_disk_that_gives_no_bytes_back(tmp_path, monkeypatch, caplog):
     run(check())
 
 
-def test_bytes_that_vanished(tmp_path, place):
-    """Someone emptied the file under us."""
+@pytest.mark.parametrize("order", ["read", "write"])
+def test_a_file_that_is_cut_short(tmp_path, place, order, caplog):
+    """It reads as zeros where it grows again: those must not be served, neither now nor next time."""
 
     async def check():
         source = await open_cached(Fake(), tmp_path, keep_free=0)
         await read(source, 0, 3000)
         os.truncate(place.part, 1000)
-        assert await read(source, 0, 3000) == DATA[:3000]
+        if order == "write":
+            assert await read(source, 5000, 3000) == DATA[5000:8000]
+        for _ in range(3):
+            assert await read(source, 0, 4000) == DATA[:4000]
         await source.close()
+        assert "fetched anew" in caplog.text or "is kept in" in caplog.text
+        await fetch(tmp_path, [(0, len(DATA))])
 
-    run(check())
+    for _ in range(10):
+        run(check())
+        shutil.rmtree(place.path.parent)
 
 
 def test_no_folder_can_be_made(tmp_path, caplog):

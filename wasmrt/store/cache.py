@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from wasmrt.errors import SourceError
-from wasmrt.store.disk_copy import Copy, Identity, Progress, open_copy, sha256_of
+from wasmrt.store.disk_copy import Copy, CutShort, Identity, Progress, open_copy, sha256_of
 from wasmrt.store.file import PIECE_BYTES, READERS, FileSource, finish, open_regular
 from wasmrt.store.intervals import Intervals
 from wasmrt.store.lock import FileLock
@@ -215,6 +215,7 @@ class CachedSource:
         self._present = copy.present
         self._coming: dict[tuple[int, int], asyncio.Event] = {}  # what is being fetched to be kept
         self._pool = ThreadPoolExecutor(READERS + 1, "wasmrt-cache")
+        self._age = 0  # how often what was here was given up
         self._unsaved = 0
         self._much_unsaved = asyncio.Event()
         self._saver: asyncio.Task[None] | None = None
@@ -338,19 +339,28 @@ class CachedSource:
             done = end - offset
 
     async def _read_from_disk(self, offset: int, view: memoryview) -> bool:
+        age = self._age
         job = self._pool.submit(self._copy.read, offset, view)
         await finish(job)
         error = job.exception()
         if error is None:
             if self._bypass:
                 self._copy.forget_cached_pages(offset, len(view))
-            return True
+            return age == self._age  # else it may have read where nothing is any more
         if not isinstance(error, OSError):
             raise error
-        what = f"{len(view)} bytes at {offset} of {str(self._copy.place.part)!r}"
-        log.warning(f"{what} cannot be read and are fetched anew: {_reason(error)}")
-        self._present.remove(offset, offset + len(view))
+        if age == self._age:
+            log.warning(f"what is kept in {str(self._copy.place.part)!r} is fetched anew: {_reason(error)}")
+            if isinstance(error, CutShort):
+                self._begin_afresh()
+            else:
+                self._present.remove(offset, offset + len(view))
         return False
+
+    def _begin_afresh(self) -> None:
+        self._age += 1
+        self._present.remove(0, self.size)
+        self._copy.begin_afresh()
 
     async def _fetch(self, offset: int, view: memoryview) -> None:
         if not self._copy.writable:
@@ -366,16 +376,19 @@ class CachedSource:
             self._coming.pop(span).set()
 
     async def _keep(self, offset: int, view: memoryview) -> None:
+        age = self._age
         job = self._pool.submit(self._copy.write, offset, view, self.missing_bytes)
         try:
             await finish(job)
         finally:  # also if we are cancelled: what is on the disk is there
-            if not job.cancelled() and self._disk_worked(job):
+            if not job.cancelled() and self._disk_worked(job) and age == self._age:
                 self._present.add(offset, offset + len(view))
                 self._count_unsaved(len(view))
 
     def _disk_worked(self, job: Future[None]) -> bool:
         error = job.exception()
+        if isinstance(error, CutShort):
+            self._begin_afresh()
         if isinstance(error, OSError):
             self._give_up(error)
         elif error is not None:

@@ -141,6 +141,10 @@ def _replace(old: Path, new: Path) -> None:
             time.sleep(0.05)
 
 
+class CutShort(OSError):
+    """The file lost bytes while it was in use."""
+
+
 class Copy:
     """One open copy, in one of three states: `whole` (read `place.path`), `writable`, or else only what `present` says is read.
 
@@ -160,25 +164,40 @@ class Copy:
         self._file = file
         self._room = room
         self._seek_lock = threading.Lock()
+        self._end = max((end for _, end in found.present), default=0)  # the file has at least so many bytes
 
     def read(self, offset: int, view: memoryview) -> None:
-        """Raises OSError, also if bytes are missing."""
+        """Raises OSError, CutShort if bytes are missing."""
         done = 0
         while done < len(view):
             with view[done:] as rest:
                 n = self._read_at(offset + done, rest)
             if n == 0:
-                raise OSError(f"its bytes from {offset + done} on are gone")
+                break
             done += n
+        self._check_end()
 
     def write(self, offset: int, view: memoryview, wanted: int) -> None:
         """wanted: bytes that the whole file still lacks. Raises OSError, also if the disk would become too full."""
         assert self._room is not None
         self._room.take(len(view), wanted)
+        self._check_end()
         done = 0
         while done < len(view):
             with view[done:] as rest:
                 done += self._write_at(offset + done, rest)
+        self._end = max(self._end, offset + len(view))  # too low for a moment if two end at once, which does no harm
+
+    def begin_afresh(self) -> None:
+        """After CutShort: nothing that was there is trusted any more."""
+        self._end = 0
+
+    def _check_end(self) -> None:
+        """A file that someone cut short reads as zeros once it has grown again."""
+        end = self._end  # first: other threads make both grow
+        n_bytes = os.fstat(self._opened.fileno()).st_size
+        if n_bytes < end:
+            raise CutShort(f"it had {end} bytes or more and has {n_bytes} now")
 
     def shortage(self, wanted: int) -> int:
         """Bytes that the disk lacks for so many more. Raises OSError."""
