@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from wasmrt import __version__
 from wasmrt.errors import ContextFull, WasmrtError
-from wasmrt.options import KV_TYPES, MAX_THREADS, EngineOptions, parse_bytes
+from wasmrt.options import KV_TYPES, MAX_THREADS, POLICIES, EngineOptions, parse_bytes
 
 if TYPE_CHECKING:
     from wasmrt.sampling import SamplerOptions
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     """Continue a prompt."""
     sampler = _sampler(args)
     with _opened(args) as model:
+        _announce(model)
         prompt = args.ids if args.ids is not None else args.prompt
         options = {"max_tokens": args.n, "stop": args.stop, "parse_special": args.special, **sampler}
         generation = _usage(lambda: model.generate(prompt, **options))
@@ -118,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
                 tokens=generation.tokens,
                 text=generation.text,
                 stats=generation.stats.as_dict(),
+                store=model.stats.store,
                 load_seconds=model.stats.load_seconds,
             )
             return code
@@ -135,6 +137,7 @@ def chat(args: argparse.Namespace) -> int:
     system = [{"role": "system", "content": args.system}] if args.system else []
     history: list[dict[str, str]] = list(system)
     with _opened(args) as model:
+        _announce(model)
         _ = model.tokenizer  # a file without one cannot chat: say so before the first question
         _say(model.config.name or model.name, CHAT_HELP)
         while (line := _ask()) is not None:
@@ -220,6 +223,21 @@ def inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def plan(args: argparse.Namespace) -> int:
+    """Say what a model would take within a budget, and how fast it would be, from its header alone."""
+    from wasmrt.planning import examine, report
+    from wasmrt.sync import call
+
+    names = ("device", "memory", "context", "threads", "kv_type", "policy")
+    options = _usage(lambda: EngineOptions(**{name: getattr(args, name) for name in names}))
+    found = call(examine(args.model, options, args.bandwidth, args.compute))
+    if args.json:
+        _print_json(**found)
+    else:
+        _write(report(found))
+    return 0
+
+
 def bench(args: argparse.Namespace) -> int:
     """Measure a model's speed."""
     from wasmrt.bench import measure, table
@@ -231,6 +249,28 @@ def bench(args: argparse.Namespace) -> int:
         _print_json(**measured)
     else:
         _write(table(measured))
+    return 0
+
+
+def pull(args: argparse.Namespace) -> int:
+    """Fetch a model, every shard of it; prints the path that the other commands take."""
+    from pathlib import Path
+
+    from wasmrt.pull import pull as fetch
+    from wasmrt.sync import call
+
+    units = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+    try:
+        with _bar("fetching", **units) as progress, _bar("checking", **units) as checking:
+            cache = Path(args.cache) if args.cache else None
+            files = call(fetch(args.model, args.output, cache_dir=cache, progress=progress, checking=checking))
+    except KeyboardInterrupt:
+        _say("note", "what was fetched stays; the same command goes on from there")
+        raise
+    if args.json:
+        _print_json(files=[file.as_dict() for file in files])
+    else:
+        _write(files[0].path + "\n")
     return 0
 
 
@@ -254,11 +294,23 @@ def _opened(args: argparse.Namespace) -> Iterator["SyncModel"]:
     """The model that the arguments name, with a progress bar while it loads."""
     from wasmrt.sync import load
 
-    with _bar("loading", unit="B", unit_scale=True, unit_divisor=1024) as progress:
-        names = ("device", "memory", "context", "threads", "kv_type")
+    # What is larger than memory goes on loading while the first token is computed: so does the bar.
+    with contextlib.ExitStack() as bar:
+        progress = bar.enter_context(_bar("loading", unit="B", unit_scale=True, unit_divisor=1024))
+        names = ("device", "memory", "context", "threads", "kv_type", "policy", "prefetch", "draft")
         model = load(args.model, progress=progress, **{name: getattr(args, name) for name in names})
-    with model:
-        yield model
+        if not model.plan.streams:
+            bar.close()
+        with model:
+            yield model
+
+
+def _announce(model: "SyncModel") -> None:
+    """Of a model that is larger than its budget: how fast it will be."""
+    from wasmrt.speed import describe
+
+    if model.plan.streams:
+        _say("note", describe(model.plan, model.predict()))
 
 
 @contextlib.contextmanager
@@ -271,6 +323,8 @@ def _bar(what: str, **units: Any) -> Iterator[Callable[[int, int], None]]:
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
+            if done == total:
+                bar.close()
 
         yield progress
 
@@ -321,10 +375,29 @@ def _print_json(**fields: Any) -> None:
 def _statistics(model: "SyncModel", generation: "SyncGeneration") -> str:
     stats, engine = generation.stats, model.stats
     threads = f", {engine.threads} threads" if engine.threads > 1 else ""
-    return (
-        f"{stats.generated_tokens} tokens, {stats.decode_tokens_per_second:.1f} tok/s, "
+    rate = f"{stats.decode_tokens_per_second:.{1 if stats.decode_tokens_per_second >= 1 else 3}f} tok/s"
+    line = (
+        f"{stats.generated_tokens} tokens, {rate}, "
         f"first token after {stats.first_token_seconds:.3f} s ({stats.prompt_tokens} prompt tokens), "
         f"loaded in {engine.load_seconds:.2f} s, device {engine.device}{threads}"
+    )
+    return f"{line}\n{_streaming(model, generation)}" if model.plan.streams else line
+
+
+def _streaming(model: "SyncModel", generation: "SyncGeneration") -> str:
+    """What a model that is larger than its budget read, beside what it had to, and who waited for whom."""
+    from wasmrt.speed import gb
+
+    store, stats, plan = model.stats.store, generation.stats, model.plan
+    seconds = max(stats.first_token_seconds + stats.decode_seconds, 1e-9)
+    read, busy = store["bytes_read"], store["reading_seconds"]
+    drafts = f", {stats.accepted_tokens} of {stats.drafted_tokens} guessed tokens were right" if stats.drafted_tokens else ""
+    return (
+        f"read {gb(read / max(1, model.stats.passes))} a pass ({gb(plan.bytes_bound)} are more than the budget holds) at "
+        f"{gb(read / busy if busy else 0)}/s; waited for it {100 * store['stalled_seconds'] / seconds:.0f} % of the time, "
+        f"the source was idle {100 * max(0.0, 1 - busy / seconds):.0f} %; "
+        f"{store['hits']} of {store['hits'] + store['stalls']} segments were there in time, "
+        f"at most {gb(store['high_water_bytes'])} of weights in memory{drafts}"
     )
 
 
@@ -399,6 +472,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--tensors", action="store_true", help="list every tensor")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
+    p = add(plan, "say what a model takes within a budget, and how fast it will be")
+    p.add_argument("model", metavar="MODEL", help="a GGUF file, a URL or a hf: reference; only its header is read")
+    rate = _checked(parse_bytes)
+    p.add_argument("--bandwidth", type=rate, metavar="B", help="bytes a second that the source gives (default: measured)")
+    p.add_argument("--compute", type=rate, metavar="B", help="bytes of weights a second that kernels do (default: measured)")
+    _add_engine(p)
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+
     p = add(bench, "measure loading, prefill and decode")
     p.add_argument("model", metavar="MODEL", help="a GGUF file")
     p.add_argument("-p", "--prompt-tokens", type=_whole(1), default=128, metavar="N", help="length of prompt (default: 128)")
@@ -407,6 +488,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--warmup", action="store_true", help="run once before, uncounted")
     _add_engine(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = add(pull, "fetch a model from a URL or a model hub, once")
+    p.add_argument("model", metavar="REF", help="a URL, hf:owner/repo/file.gguf, hf:owner/repo:Q4_K_M or hf:owner/repo")
+    p.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder ending in / (default: into the cache)")
+    p.add_argument("--cache", metavar="FOLDER", help="of the cache (default: the system's folder for caches)")
+    p.add_argument("--json", action="store_true", help="print one JSON object with paths and sizes")
 
     p = add(doctor, "say what this machine offers and whether wasmrt works on it")
     p.add_argument("--json", action="store_true", help="print one JSON object")
@@ -435,6 +522,12 @@ def _add_engine(p: argparse.ArgumentParser) -> None:
     group.add_argument("--context", type=_whole(1), metavar="N", help="tokens of prompt and answer (default: up to 4096)")
     threads = "threads that compute (default: one a physical core, fewer for a model of a few MB)"
     group.add_argument("--threads", type=_whole(1, MAX_THREADS), metavar="N", help=threads)
+    policies = "what stays in memory of a model that is larger: plan, or to compare lru or belady (default: plan)"
+    group.add_argument("--policy", choices=POLICIES, default=defaults.policy, help=policies)
+    ahead = "pieces of such a model that are read ahead, at most (default: as many as help)"
+    group.add_argument("--prefetch", type=_whole(0), metavar="N", help=ahead)
+    guessed = "tokens that are guessed and verified together, at most (default: as many as reading leaves time for)"
+    group.add_argument("--draft", type=_whole(0), metavar="N", help=guessed)
     group.add_argument(
         "--kv-type", choices=KV_TYPES, help="of the key/value cache: f32, or f16, which takes half the memory (default: f32)"
     )
