@@ -3,10 +3,11 @@
 import asyncio
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import wasmrt
@@ -237,6 +238,21 @@ def test_the_same_ids_with_any_drafts(seed, prompt, options, max_tokens, context
     if finish != "left":  # who leaves may leave ids behind that were computed
         assert stats.decode_steps == undrafted.decode_steps == max(0, len(ids) - (finish != "stop"))
     assert drafting.steps <= plain.steps
+
+
+@given(seed=st.integers(0, 99))
+def test_an_error_comes_after_the_ids_before_it(seed):
+    """Where logits break behind a drafted token that is right: what was chosen before them is had first."""
+    ids, *_ = take(Dice(seed, 99, [0]), [0, 1], SamplerOptions(), 12, (), 12)
+    pairs = list(pairwise([0, 1, *ids]))
+    pair = next((pair for pair in pairs if pair not in pairs[:3]), None)
+    assume(pair)  # unless it repeats one pair
+    prompt = [0, 1, *ids, 0, 1]  # so that the ids are drafted
+    plain, drafting = Dice(seed, 99, [0], pair), Dice(seed, 99, [9], pair)
+    got, finish, _ = take(drafting, prompt, SamplerOptions(), 12, (), 12)
+    assert (got, finish) == take(plain, prompt, SamplerOptions(), 12, (), 12)[:2]
+    assert finish == "no numbers"
+    assert drafting.steps < plain.steps
 
 
 def test_a_loop_takes_few_passes():
