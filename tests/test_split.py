@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 import wasmrt
 from tests import raw_gguf as raw
 from tests.gguf_files import N_VOCAB, write_llama
+from tests.range_server import RangeServer
 from wasmrt.engine import open_tokenizer
 from wasmrt.errors import FormatError, SourceError, UnsupportedError, WasmrtError
 from wasmrt.gguf.reader import parse_header
 from wasmrt.inspect import describe
 from wasmrt.store import open as module
+from wasmrt.store import remote
 from wasmrt.store.file import FileSource
 from wasmrt.store.open import locate, name_of, open_model, read_header, sibling
 from wasmrt.store.source import MemorySource, open_source
@@ -227,6 +229,25 @@ def test_shards_behind_urls(tmp_path, whole, monkeypatch):
         run(open_model(ref))
     assert caught.value.transient
     assert "s3cret" not in str(caught.value)
+
+
+def test_shards_of_a_web_server(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(remote, "default_cache", lambda: tmp_path / "cache")
+    split(whole, tmp_path, evenly(whole, 3))
+    shards = {f"/folder/{name.name}": name for name in (shard_path(tmp_path, i, 3) for i in (1, 2, 3))}
+
+    async def check(url):
+        one = await FileSource.open(whole)
+        wanted = await read_header(one)
+        source, header = await open_model(url)
+        for name, tensor in header.tensors.items():
+            other = wanted.tensors[name]
+            assert await read(source, tensor.offset, tensor.n_bytes) == await read(one, other.offset, other.n_bytes)
+        await one.close()
+        await source.close()
+
+    with RangeServer(shards) as server:
+        run(check(server.url))
 
 
 # What is no model
@@ -449,18 +470,23 @@ def test_arguments_and_close():
             run(read(source, offset, n_bytes))
 
 
-def test_an_error_in_closing_closes_the_rest(tmp_path):
+def test_an_error_in_closing_closes_the_rest():
     class Broken(MemorySource):
         async def close(self):
             raise SourceError("broken")
 
+    class Slow(MemorySource):
+        ended = False
+
+        async def close(self):
+            await asyncio.sleep(0.01)
+            self.ended = True
+
     async def check():
-        (tmp_path / "file").write_bytes(b"abc")
-        file = await FileSource.open(tmp_path / "file")
-        source = SplitSource([Broken(b"abc"), file])
+        slow = Slow(b"abc")
         with pytest.raises(SourceError, match="broken"):
-            await source.close()
-        assert file._file.closed
+            await SplitSource([Broken(b"abc"), slow]).close()
+        assert slow.ended
 
     run(check())
 
