@@ -19,9 +19,10 @@ LAYERS = (
     ("sampling", "draft"),
     ("generate",),
     ("text",),
+    ("speed",),
     ("engine",),
     ("sync",),
-    ("inspect", "bench", "doctor", "pull"),
+    ("inspect", "bench", "doctor", "planning", "pull"),
     ("cli",),
     ("__main__", "__init__"),
 )

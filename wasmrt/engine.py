@@ -24,6 +24,7 @@ from wasmrt.model.stages import cut
 from wasmrt.options import EngineOptions, Ref, parse_bytes
 from wasmrt.resources import demo_model
 from wasmrt.sampling import SamplerOptions
+from wasmrt.speed import Prediction, predict_for
 from wasmrt.store.layers import Stage
 from wasmrt.store.memory import Memory
 from wasmrt.store.open import open_model, read_header
@@ -66,9 +67,9 @@ async def open(
     "cpu:wasm64", "cpu:plain"), or "reference". memory: a hard budget for weights, cache and activations, in bytes or as text
     ("1GiB"); None takes what the machine can spare. context: positions; None takes the model's own, at most 4096, lowered to
     what the budget holds. threads: None takes what suits the model and the machine. kv_type, of the key/value cache:
-    "f32" (None) or "f16", which takes half the memory and rounds. policy: what stays in memory of a model that is larger, "plan"
-    or, to compare, "lru" or "belady". prefetch: pieces of it that are read ahead, at most; None: as many as help. draft: tokens
-    that are guessed from what the text repeats, and verified in one pass, at most; None: as many as reading leaves time for.
+    "f32" (None) or "f16", which takes half the memory and rounds. policy: what stays in memory of a model that is larger,
+    "plan" or, to compare, "lru" or "belady". prefetch: pieces of it that are read ahead, at most; None: as many as help. draft:
+    tokens guessed from what the text repeats and verified in one pass, at most; None: as many as reading leaves time for.
     progress is called with (bytes read, bytes in all).
     Raises FormatError, UnsupportedError, SourceError, BudgetError or DeviceError; cancelling it leaves nothing behind.
     """
@@ -79,7 +80,7 @@ async def open(
     source, header = await open_model(demo_model() if ref is None else ref)
     try:
         built = build(header)
-        max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * built.config.n_vocab)))
+        max_out = max_out_of(built.config.n_vocab)
         plan, stages, kept = await plan_for(source, built, choice, options, max_out)
         for note in plan.notes:
             log.warning(note)
@@ -104,7 +105,12 @@ async def open(
         await source.close()
         raise
     seconds = time.perf_counter() - started
-    return Model(source, header, built, plan, stages, store_memory, store, machine, bounds, max_out, draft, seconds)
+    return Model(source, header, built, choice, plan, stages, store_memory, store, machine, bounds, max_out, draft, seconds)
+
+
+def max_out_of(n_vocab: int) -> int:
+    """Rows of logits that a pass gives at most."""
+    return max(1, min(CHUNK, LOGIT_BYTES // (4 * n_vocab)))
 
 
 async def plan_for(
@@ -165,6 +171,7 @@ class Model:
         source: Source,
         header: Header,
         built: Built,
+        choice: Choice,
         plan: Plan,
         stages: Sequence[Stage],
         memory: Memory,
@@ -186,6 +193,7 @@ class Model:
         self._bounds = bounds
         self._max_out = max_out
         self._stages = stages
+        self._built, self._choice = built, choice
         self._draft = draft
         self._last_pass: tuple[float, float, int] | None = None  # of one chunk: seconds of reading and in kernels, tokens
         self._load_seconds = load_seconds
@@ -418,6 +426,10 @@ class Model:
     def stats(self) -> ModelStats:
         device, store = self.device, self._store.metrics.as_dict()
         return ModelStats(device.name, device.n_threads, self._load_seconds, device.kernel_seconds, self._passes, store)
+
+    async def predict(self) -> Prediction:
+        """How fast a token will come, from a measurement of the source and the kernels that takes a moment."""
+        return await predict_for(self._source, self._built, self._choice, self.plan)
 
     async def lower_memory(self, memory: int | str) -> None:
         """Keep to a smaller budget from now on: fewer weights stay in memory, and the system gets theirs back where it can.

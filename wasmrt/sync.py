@@ -14,6 +14,7 @@ from wasmrt import engine
 from wasmrt.errors import UnsupportedError, WasmrtError
 from wasmrt.generate import GenerationStats
 from wasmrt.options import Ref
+from wasmrt.speed import Prediction
 from wasmrt.store.plan import Plan
 from wasmrt.text import Generation
 from wasmrt.tokenizer import Tokenizer
@@ -176,6 +177,10 @@ class SyncModel:
         import numpy as np
 
         return np.asarray(call(self.engine.logits(ids)))
+
+    def predict(self) -> Prediction:
+        """How fast a token will come, from a measurement that takes a moment: engine.Model.predict."""
+        return call(self.engine.predict())
 
     def lower_memory(self, memory: int | str) -> None:
         """Keep to a smaller budget from now on: engine.Model.lower_memory."""

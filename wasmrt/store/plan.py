@@ -192,7 +192,8 @@ def make_plan(
         chosen = _lowered(wanted, least, lambda n: sizes.kv_bytes(n) <= share and _minimum(demand, sizes, n) <= most)
     notes: tuple[str, ...] = ()
     if chosen < wanted:
-        notes = (f"the context is {chosen} positions, not {wanted}: more do not fit a memory budget of {budget} bytes",)
+        why = "more do not fit" if fixed + sizes.kv_bytes(chosen) <= budget else f"more would take a {KV_SHARE}th of"
+        notes = (f"the context is {chosen} positions, not {wanted}: {why} a memory budget of {budget} bytes",)
     return _for_context(demand, sizes_of, budget, chosen, policy, notes)
 
 

@@ -1,0 +1,79 @@
+"""wasmrt plan: what a model would take within a budget and how fast it would be, from its header alone."""
+
+from typing import Any
+
+from wasmrt.device.choice import choose
+from wasmrt.engine import max_out_of, plan_for
+from wasmrt.model.build import Built, build
+from wasmrt.options import EngineOptions, Ref
+from wasmrt.speed import gb, predict_for, strip
+from wasmrt.store.open import open_model
+from wasmrt.store.plan import Plan
+
+HOMES = {
+    "memory": "stay in memory",
+    "stream": "are read anew for each token",
+    "both": "are cut in pieces, some of which stay",
+    "experts": "are read when they are chosen, and kept while there is room",
+    "rows": "is read row by row, as tokens need them",
+}
+
+
+async def examine(ref: Ref, options: EngineOptions, read_rate: float | None, compute_rate: float | None) -> dict[str, Any]:
+    """The plan and the prediction for a file, as plain values for JSON. Rates, in bytes per second, are measured if None."""
+    choice = choose(options)
+    source, header = await open_model(ref)
+    try:
+        built = build(header)
+        plan, _, _ = await plan_for(source, built, choice, options, max_out_of(built.config.n_vocab))
+        predicted = await predict_for(source, built, choice, plan, read_rate, compute_rate)
+    finally:
+        await source.close()
+    return {
+        "model": source.name,
+        "device": choice.name,
+        **plan.as_dict(),
+        "weights_total_bytes": built.table.n_bytes,
+        "resident_share_of_segments": resident_shares(built, plan),
+        "predicted": predicted.as_dict(),
+    }
+
+
+def resident_shares(built: Built, plan: Plan) -> dict[str, float]:
+    """Of each segment's bytes, the share that stays in memory."""
+    extents, resident = built.table.extents, set(plan.parts.resident)
+    shares = {}
+    for s, segment in enumerate(built.table.segments):
+        mine = [i for i, extent in enumerate(extents) if any(place[0] == s for place in extent.places)]
+        total = sum(extents[i].n_bytes for i in mine)
+        shares[segment.name] = sum(extents[i].n_bytes for i in mine if i in resident) / total if total else 1.0
+    return shares
+
+
+def report(found: dict[str, Any]) -> str:
+    """The same as lines for a person."""
+    predicted, homes = found["predicted"], list(found["homes"].values())
+    context = f"{found['context']} positions"
+    rows = [
+        ("model", f"{found['model']}, {gb(found['weights_total_bytes'])} of weights"),
+        ("budget", f"{gb(found['budget'])}; the smallest that works is {gb(found['minimum_bytes'])}"),
+        ("weights", f"{gb(found['resident_bytes'])} stay, {gb(found['streamed_bytes'])} are read anew for each token"),
+        ("staging", f"{gb(found['staging_bytes'])} for what is read ahead, {gb(found['expert_cache_bytes'])} for experts"),
+        ("cache", f"{gb(found['kv_bytes'])} for {context}"),
+        ("activations", gb(found["activation_bytes"] + found["state_bytes"])),
+        ("in all", f"{gb(found['total_bytes'])}"),
+        ("layers", f"|{strip(list(found['resident_share_of_segments'].values()))}| what of each stays, embedding to head"),
+        ("tensors", "; ".join(f"{homes.count(home)} {text}" for home, text in HOMES.items() if home in homes)),
+        ("speed", speed(predicted)),
+    ]
+    return "".join(f"{name:12} {value}\n" for name, value in rows) + "".join(f"note: {note}\n" for note in found["notes"])
+
+
+def speed(predicted: dict[str, Any]) -> str:
+    """What takes how long."""
+    seconds, computing = predicted["seconds_per_token"], predicted["computing_seconds"]
+    rate = f"about {seconds:.2f} s a token ({1 / seconds:.1f} tok/s)"
+    if not predicted["read_bytes"]:
+        return f"{rate}, all of it computing"
+    reading = f"reading {predicted['reading_seconds']:.2f} s at {gb(predicted['read_bytes_per_second'])}/s"
+    return f"{rate}: {reading}, computing {computing:.2f} s at the same time; {predicted['limit']} is the limit"

@@ -1,0 +1,175 @@
+"""How fast a model will run: what a plan reads and computes a token, over what the source gives and the kernels take.
+
+The rates are measured in a moment, or given; the prediction itself is a pure function.
+"""
+
+import asyncio
+import mmap
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from wasmrt.device.choice import Choice
+from wasmrt.gguf.types import QuantType
+from wasmrt.model.build import Built
+from wasmrt.program.ops import Program
+from wasmrt.program.record import Recorder
+from wasmrt.store.fetcher import AT_ONCE
+from wasmrt.store.layers import Kind, LayerTable
+from wasmrt.store.plan import Plan
+from wasmrt.store.source import Source
+
+READ_SECONDS = 0.2  # how long a source is measured
+READ_BYTES = 64 << 20  # and how many bytes at most
+PIECE = 4 << 20  # of one read
+COMPUTE_BYTES = 16 << 20  # of the weights that kernels are measured on: more than a core's own caches hold
+COMPUTE_RUNS = 4
+COMPUTE_SECONDS = 0.2  # after which there is no further run
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds that a token after the first takes, and what they go to."""
+
+    seconds_per_token: float
+    limit: str  # "reading" or "computing"
+    reading_seconds: float  # a token
+    computing_seconds: float
+    read_bytes: int  # a token
+    read_bytes_per_second: float | None  # None: nothing is read
+    compute_bytes_per_second: float  # weights that kernels go through
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "tokens_per_second": 1 / self.seconds_per_token if self.seconds_per_token else None}
+
+
+def predict(used_bytes: int, read_bytes: int, read_rate: float | None, compute_rate: float) -> Prediction:
+    """Reading and computing overlap, so the longer of them is what a token takes.
+
+    used_bytes: weights that a token computes with; read_bytes: those of them that are read anew. Rates in bytes per second.
+    """
+    reading = read_bytes / read_rate if read_bytes and read_rate else 0.0
+    computing = used_bytes / compute_rate
+    limit = "reading" if reading > computing else "computing"
+    return Prediction(max(reading, computing), limit, reading, computing, read_bytes, read_rate, compute_rate)
+
+
+def bytes_a_token(plan: Plan, table: LayerTable, n_used: int, n_experts: int) -> tuple[int, int]:
+    """Weights that one token uses, and of these what is read, in bytes.
+
+    Of experts a token uses n_used; how many of them are in their cache depends on the text: as many as of all, it is assumed.
+    """
+    dense = sum(extent.n_bytes for extent in table.extents if extent.kind is Kind.DENSE)
+    experts = sum(extent.n_bytes for extent in table.extents if extent.kind is Kind.EXPERT)
+    share = n_used / n_experts if n_experts else 0.0
+    resident = set(plan.parts.resident)
+    streamed = sum(e.n_bytes for i, e in enumerate(table.extents) if e.kind is Kind.DENSE and i not in resident)
+    lacking = sum(e.n_bytes for i, e in enumerate(table.extents) if e.kind is Kind.EXPERT and i not in resident)
+    return dense + int(share * experts), streamed + int(share * max(0, lacking - plan.expert_cache_bytes))
+
+
+async def predict_for(
+    source: Source, built: Built, choice: Choice, plan: Plan, read_rate: float | None = None, compute_rate: float | None = None
+) -> Prediction:
+    """The prediction for a plan; rates that are not given are measured."""
+    used, read = bytes_a_token(plan, built.table, built.config.n_experts_used, built.config.n_experts)
+    if read and read_rate is None:
+        read_rate = await reading_rate(source, built.table)
+    return predict(used, read, read_rate if read else None, compute_rate or await computing_rate(choice, built))
+
+
+async def reading_rate(source: Source, table: LayerTable) -> float:
+    """Bytes per second of a few large reads at a time, as the store does them: as many as a moment allows. SourceError."""
+    block = source.block
+    ranges = [
+        (offset, min(PIECE, extent.offset + extent.n_bytes - offset) // block * block)
+        for extent in table.extents
+        if extent.kind is not Kind.ROWS
+        for offset in range(-(-extent.offset // block) * block, extent.offset + extent.n_bytes, PIECE)
+    ]
+    waiting = iter([(offset, n_bytes) for offset, n_bytes in ranges if n_bytes > 0])
+    done, started = 0, time.perf_counter()
+
+    async def reader() -> None:
+        nonlocal done
+        pages = mmap.mmap(-1, PIECE)  # whole pages, as reads around the system's cache need them
+        for offset, n_bytes in waiting:
+            with memoryview(pages) as whole, whole[:n_bytes] as view:
+                await source.read_into(offset, view)
+            done += n_bytes
+            if done >= READ_BYTES or time.perf_counter() - started > READ_SECONDS:
+                return
+
+    await asyncio.gather(*(reader() for _ in range(AT_ONCE)))
+    return done / (time.perf_counter() - started)
+
+
+async def computing_rate(choice: Choice, built: Built) -> float:
+    """Bytes of weights per second that a device's kernels go through for one token, in the format of most of the model."""
+    program = _layer(_main_format(built), built.config.n_embd)
+    sizes = choice.sizes([program], 1, 1)
+    n_bytes = sum(w.n_bytes for w in program.weights)
+    spare = 64 * program.n_entries
+    memory, device = choice.make([program], sizes.state_bytes + sizes.activation_bytes + sizes.kv_bytes(1) + n_bytes + spare)
+    try:
+        device.compile([program], 1, 1)
+        bound = device.bind(program, 1)
+        for weight in program.weights:
+            entry_bytes = weight.rows_per_entry * weight.type.row_bytes(weight.shape[0])
+            for i in range(weight.n_entries):
+                n = min(entry_bytes, weight.n_bytes - i * entry_bytes)
+                bound.table[weight.first + i] = address = memory.allocate(n)
+                memory.view(address, n)[:] = b"\1" * n  # pages that nobody has written are all one page of zeros
+        times: list[float] = []
+        while len(times) < COMPUTE_RUNS and sum(times) < COMPUTE_SECONDS:
+            device.begin([0], 0, 0)
+            started = time.perf_counter()
+            await device.run([bound], range(len(program.ops)))
+            times.append(time.perf_counter() - started)
+        fastest: float = min(times)
+        return n_bytes / fastest
+    finally:
+        device.close()
+        memory.close()
+
+
+def _main_format(built: Built) -> QuantType:
+    """The format of most weight bytes."""
+    sizes: Counter[QuantType] = Counter()
+    for program in built.programs[1:]:
+        for weight in program.weights:
+            sizes[weight.type] += weight.n_bytes
+    return max(sizes, key=sizes.__getitem__)
+
+
+def _layer(format: QuantType, n_embd: int) -> Program:
+    """Two matrices, there and back, added to the residual stream."""
+    n = -(-n_embd // format.block) * format.block
+    rows = max(format.block, COMPUTE_BYTES // 2 // format.row_bytes(n) // format.block * format.block)
+    t = Recorder("measure")
+    x = t.residual(n)
+    h = t.matmul(t.weight("there", format, (n, rows)), x)
+    return t.finish(t.add(x, t.matmul(t.weight("back", format, (rows, n)), h)))
+
+
+def describe(plan: Plan, predicted: Prediction) -> str:
+    """The prediction as a line for a person."""
+    seconds = predicted.seconds_per_token
+    rate = f"{1 / seconds:.1f} tok/s" if seconds < 1 else f"{seconds:.1f} s a token"
+    if not predicted.read_bytes:
+        return f"about {rate}: nothing is read while it runs, computing is what takes time"
+    stay = f"{gb(plan.resident_bytes + plan.expert_cache_bytes)} of weights stay in memory"
+    reading = f"{gb(predicted.read_bytes)} are read for each token, at {gb(predicted.read_bytes_per_second or 0)}/s"
+    return f"about {rate}: {stay}, {reading}; {predicted.limit} is what takes time"
+
+
+def gb(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def strip(shares: Sequence[float]) -> str:
+    """Shares from 0 to 1 as a row of bars."""
+    bars = " ▁▂▃▄▅▆▇█"
+    return "".join(bars[round(share * (len(bars) - 1))] for share in shares)
