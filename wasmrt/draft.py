@@ -19,8 +19,8 @@ TRIES = 1000  # earlier places looked at, so that no text makes this slow
 # Room. What n tokens of a pass cost on the cpu device, in units of one: measured for five formats, 57 to 202 MB of weights.
 ROWWISE = 5  # up to so many they are taken one by one: 1.0, 2.0, 2.9, 3.8, 4.7
 TILE_TOKENS, TILE_COST = 8, 3.0  # more by tiles: 4.1 to 5.6 for the first, 2.1 to 2.9 for each further one
-SHARE = 0.75  # of a pass's time that kernels may fill: reading and computing do not overlap all the time
-WAITED = 0.1  # of a pass's time: what waited less was not bound by reading
+SHARE = 0.75  # of the time of reading that kernels may fill: the two do not overlap all the time
+WAITED = 0.1  # of the time of reading: a pass whose kernels took more than the rest of it was not bound by reading
 
 
 class Lookup:
@@ -65,17 +65,17 @@ class Lookup:
         return best, start
 
 
-def room(pass_seconds: float, compute_seconds: float, n_tokens: int, most: int = 15) -> int:
-    """How many drafted tokens the next pass may verify in the time that it takes without them.
+def room(reading_seconds: float, compute_seconds: float, n_tokens: int, most: int = 15) -> int:
+    """How many drafted tokens the next pass may verify in the time that it takes to read weights anyway.
 
-    pass_seconds: what the last pass took, of n_tokens tokens; compute_seconds: of it, in kernels. The most tokens whose
-    estimated computing still fits (15, with the pass's own, are two whole tiles); none if the last pass did not wait for bytes.
-    Such is also a pass with too long a draft: it tells nothing of how long reading takes, and the next, without one, tells it.
+    reading_seconds, compute_seconds: how long the last pass, of n_tokens tokens, read weights and was in kernels. The most
+    tokens whose estimated computing still fits (15, with the pass's own, are two whole tiles); none if reading was not what the
+    last pass waited for: a prompt's pass, or one with too long a draft, says little, and the next, without one, tells it anew.
     """
-    if n_tokens < 1 or compute_seconds <= 0 or pass_seconds - compute_seconds < WAITED * pass_seconds:
+    if n_tokens < 1 or compute_seconds <= 0 or reading_seconds - compute_seconds < WAITED * reading_seconds:
         return 0
     unit = compute_seconds / cost(n_tokens)
-    return next((n for n in range(most, 0, -1) if unit * cost(n + 1) <= SHARE * pass_seconds), 0)
+    return next((n for n in range(most, 0, -1) if unit * cost(n + 1) <= SHARE * reading_seconds), 0)
 
 
 def cost(n_tokens: int) -> float:

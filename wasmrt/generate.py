@@ -66,7 +66,7 @@ class Stepper(Protocol):
         """The k tokens likeliest to follow a row of the last step, and what the others weigh."""
 
     def draft_room(self) -> int:
-        """How many drafted tokens the next step may verify: it takes n_out up to one more, however much the cache lacks.
+        """How many drafted tokens the next step may verify: it takes n_out up to one more, whatever the cache holds or lacks.
 
         Above 0 only where the logits of a row are bit for bit those of a step that ends there, and where a cache that holds
         tokens that were not chosen can be wound back.
