@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,28 +56,43 @@ async def pull(
     folder = cache_dir or default_cache()
     url = await url_of_ref(ref, cache_dir=folder, endpoint=endpoint)
     urls = shard_urls(url)
+    # Of several, the sizes are asked for first: a shard that is missing is noticed before the work.
+    sizes = [await _size(shard, folder) for shard in urls] if len(urls) > 1 else None
     done: list[Pulled] = []
     for shard, target in zip(urls, targets(urls, output), strict=True):
         before = sum(pulled.n_bytes for pulled in done)
-
-        def count(n_bytes: int, size: int, before: int = before) -> None:
-            if progress:
-                progress(before + n_bytes, before + size)
-
-        source: Source
-        if target is None:
-            source = await open_remote(shard, cache_dir=folder)
-        else:
-            inner = await _open_inner(shard, folder)
-            if target.exists():
-                done.append(await _check_existing(inner, target, checking))
-                count(inner.size, inner.size)
-                continue
-            source = await open_at(inner, Place(target), Room(None))
-        done.append(await _fetch(source, shard, count, checking))
-        if target is not None:
-            Place(target).forget()
+        of_all = partial(_add, before, sum(sizes) if sizes else None)
+        done.append(await _pull_one(shard, target, folder, of_all(progress), of_all(checking)))
     return done
+
+
+def _add(before: int, total: int | None, progress: Progress | None) -> Progress:
+    """Of one shard's progress, that of all."""
+
+    def count(done: int, size: int) -> None:
+        if progress:
+            progress(before + done, size if total is None else total)
+
+    return count
+
+
+async def _size(url: str, folder: Path) -> int:
+    source = await _open_inner(url, folder)
+    await source.close()
+    return source.size
+
+
+async def _pull_one(url: str, target: Path | None, folder: Path, progress: Progress, checking: Progress) -> Pulled:
+    if target is None:
+        return await _fetch(await open_remote(url, cache_dir=folder), url, progress, checking)
+    inner = await _open_inner(url, folder)
+    if _is_there(target):
+        pulled = await _check_existing(inner, target, checking)
+        progress(inner.size, inner.size)
+    else:
+        pulled = await _fetch(await open_at(inner, Place(target), Room(None)), url, progress, checking)
+    Place(target).forget()
+    return pulled
 
 
 def shard_urls(url: str) -> list[str]:
@@ -115,7 +131,7 @@ async def _open_inner(url: str, folder: Path) -> Remote:
     return await HttpSource.open(url)
 
 
-async def _check_existing(inner: Remote, target: Path, checking: Progress | None) -> Pulled:
+async def _check_existing(inner: Remote, target: Path, checking: Progress) -> Pulled:
     """Whether `target` is that file already. Raises SourceError if it is another one: that is not for us to replace."""
     try:
         identity = identity_of(inner)
@@ -124,17 +140,20 @@ async def _check_existing(inner: Remote, target: Path, checking: Progress | None
             same = await hash_of(target, checking) == identity.sha256
         if not same:
             raise SourceError(f"{str(target)!r} exists and is not {inner.name!r}; move it away or choose another path")
-        Place(target).forget()
         return Pulled(str(target), inner.url, inner.size, 0, inner.sha256)
     finally:
         await inner.close()
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
 
 
 def _has_size(path: Path, n_bytes: int) -> bool:
     return path.is_file() and path.stat().st_size == n_bytes
 
 
-async def _fetch(source: Source, url: str, progress: Progress, checking: Progress | None) -> Pulled:
+async def _fetch(source: Source, url: str, progress: Progress, checking: Progress) -> Pulled:
     """Fetch what is missing, check it, and close the source. Raises SourceError."""
     try:
         fetched = 0
@@ -144,15 +163,24 @@ async def _fetch(source: Source, url: str, progress: Progress, checking: Progres
                     f"{source.missing_bytes} bytes of {source.name!r} are to be fetched, {short} more than there is room for "
                     f"in {str(source.path.parent)!r}; make room or choose another place"
                 )
+            _check_kept(source)
             fetched = source.missing_bytes
             await _fetch_missing(source, progress)
             source = await source.complete(checking)
         if not isinstance(source, CachedFile):
-            raise SourceError(f"{source.name!r} cannot be kept in the cache; name a path for it")
+            raise SourceError(f"{source.name!r} cannot be cached: its server names no ETag; name a path for it (-o PATH)")
         progress(source.size, source.size)
         return Pulled(str(source.path), url, source.size, fetched, source.sha256)
     finally:
         await source.close()
+
+
+def _check_kept(source: CachedSource) -> None:
+    if source.trouble:
+        raise SourceError(
+            f"{source.name!r} cannot be kept in {str(source.path.parent)!r}: {source.trouble}; what is there stays, "
+            f"and the same command goes on from it"
+        )
 
 
 async def _fetch_missing(source: CachedSource, progress: Progress) -> None:
@@ -162,11 +190,7 @@ async def _fetch_missing(source: CachedSource, progress: Progress) -> None:
         buffer = memoryview(bytearray(RANGE_BYTES))
         for start, end in ranges:
             await source.read_into(start, buffer[: end - start])
-            if source.trouble:
-                raise SourceError(
-                    f"{source.name!r} cannot be kept in {str(source.path.parent)!r}: {source.trouble}; what is there stays, "
-                    f"and the same command goes on from it"
-                )
+            _check_kept(source)
             progress(source.size - source.missing_bytes, source.size)
 
     try:

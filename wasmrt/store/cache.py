@@ -58,9 +58,7 @@ async def open_at(inner: Remote, place: Place, room: Room) -> Source:
     """The same with a copy at a place of one's own."""
     try:
         while True:
-            copy = await _in_thread(lambda: open_copy(place, identity_of(inner), room), undo=_close_copy)
-            if copy is None:
-                return inner
+            copy = await _in_thread(lambda: open_copy(place, identity_of(inner), room), undo=Copy.close)
             if copy.whole:
                 return await _use_whole(inner, copy)
             source = CachedSource(inner, copy)
@@ -209,7 +207,7 @@ class CachedSource:
         self.size = inner.size
         self.url = inner.url
         self.path = copy.place.path  # where the file will be once it is whole
-        self.trouble = "" if copy.writable else "another process is fetching it, or the disk refuses"
+        self.trouble = copy.why  # for which nothing more is kept
         self._inner = inner
         self._copy = copy
         self._present = copy.present
@@ -453,11 +451,6 @@ def _pieces(offset: int, n_bytes: int) -> Iterator[tuple[int, int]]:
         stop = min(end, (offset // PIECE_BYTES + 1) * PIECE_BYTES)
         yield offset, stop
         offset = stop
-
-
-def _close_copy(copy: Copy | None) -> None:
-    if copy is not None:
-        copy.close()
 
 
 def _reason(error: BaseException) -> str:

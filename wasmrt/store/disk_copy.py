@@ -152,14 +152,22 @@ class Copy:
     """
 
     def __init__(
-        self, place: Place, found: Map, lock: FileLock | None, file: io.FileIO | None, room: Room | None, whole: bool = False
+        self,
+        place: Place,
+        found: Map,
+        lock: FileLock | None = None,
+        file: io.FileIO | None = None,
+        room: Room | None = None,
+        whole: bool = False,
+        why: str = "",
     ) -> None:
-        """Use `open_copy`."""
+        """Use `open_copy`. why: it is not written to."""
         self.place = place
         self.identity = found.identity
         self.present = found.present
         self.writable = room is not None
         self.whole = whole
+        self.why = why
         self.lock = lock
         self._file = file
         self._room = room
@@ -305,8 +313,8 @@ def sha256_of(file: io.FileIO, size: int, stop: threading.Event, progress: Progr
     return digest.hexdigest()
 
 
-def open_copy(place: Place, identity: Identity, room: Room) -> Copy | None:
-    """The copy of `identity` at `place`, new if there is none; None if there is nothing here to read or write.
+def open_copy(place: Place, identity: Identity, room: Room) -> Copy:
+    """The copy of `identity` at `place`, new if there is none.
 
     A copy that is damaged or of another version is replaced. If someone else writes it, or the disk refuses, what is there can
     still be read. Never raises for a disk that fails: a note says why nothing is kept.
@@ -333,7 +341,7 @@ def open_copy(place: Place, identity: Identity, room: Room) -> Copy | None:
     if whole := _open_whole(place, identity, None):
         return whole
     log.warning(f"{place.path.name!r} is not kept in {str(place.path.parent)!r}: {why}")
-    return _open_for_reading(place, identity)
+    return _open_for_reading(place, identity, why)
 
 
 def open_kept(place: Place) -> Copy | None:
@@ -352,7 +360,7 @@ def _open_whole(place: Place, identity: Identity, lock: FileLock | None, keep_lo
     if found and found.identity.same(identity) and found.is_whole(place.path):
         if lock is not None:
             lock.touch()
-        return Copy(place, found, lock, None, None, whole=True)
+        return Copy(place, found, lock, whole=True)
     if lock is not None and not keep_lock:
         lock.release()
     return None
@@ -364,7 +372,7 @@ def _open_part(place: Place, identity: Identity, lock: FileLock, room: Room) -> 
     if found and found.identity.same(identity):
         if found.is_whole(place.part):  # stopped between the two steps of finish()
             _replace(place.part, place.path)
-            return Copy(place, found, lock, None, None, whole=True)
+            return Copy(place, found, lock, whole=True)
         if identity.sha256 and _size(place.path) == identity.size:  # whole, but touched since: its hash will tell
             _replace(place.path, place.part)
             found = Map(identity, Intervals([(0, identity.size)]))
@@ -377,21 +385,22 @@ def _open_part(place: Place, identity: Identity, lock: FileLock, room: Room) -> 
     return Copy(place, Map(identity, Intervals()), lock, io.FileIO(place.part, "x+"), room)
 
 
-def _open_for_reading(place: Place, identity: Identity) -> Copy | None:
-    """What another process has fetched so far."""
-    try:
-        file = io.FileIO(place.part, "r")
-    except OSError:
-        return None
-    found = read_map(place.map)
+def _open_for_reading(place: Place, identity: Identity, why: str) -> Copy:
+    """What another process has fetched so far, which may be nothing."""
     with contextlib.suppress(OSError):
-        # The order matters: if .part was replaced since it was opened, the map may be that of the new one.
-        now = os.fstat(file.fileno())
-        if found and found.identity.same(identity) and os.path.samestat(now, place.part.stat()):
-            found.present.remove(now.st_size, max(identity.size, 1))
-            return Copy(place, found, None, file, None)
-    file.close()
-    return None
+        file = io.FileIO(place.part, "r")
+        try:
+            found = read_map(place.map)
+            # The order matters: if .part was replaced since it was opened, the map may be that of the new one.
+            now = os.fstat(file.fileno())
+            if found and found.identity.same(identity) and os.path.samestat(now, place.part.stat()):
+                found.present.remove(now.st_size, max(identity.size, 1))
+                return Copy(place, found, file=file, why=why)
+        except OSError:
+            file.close()
+            raise
+        file.close()
+    return Copy(place, Map(identity, Intervals()), why=why)
 
 
 def _flush(file: io.FileIO) -> None:
