@@ -381,6 +381,25 @@ def test_two_that_draft_can_take_turns(tiny, monkeypatch):
     assert min(a.stats.accepted_tokens, b.stats.accepted_tokens) > 10
 
 
+@pytest.mark.parametrize(
+    "prompts", [([40, 50] * 30, [40, 50] * 30), ([40, 50] * 127, [41, 50] * 127)], ids=["one text", "long texts"]
+)
+def test_turns_of_texts_that_share_all_or_nothing(cpu, tmp_path, prompts, monkeypatch):
+    """A draft may lie in the cache already, or begin at the last tokens of a chunk: its rows are computed all the same."""
+    path = write_llama(tmp_path / "long.gguf", changes={"context_length": 1024})
+    with wasmrt.load(path, device="cpu") as model:
+        alone = [generated(model, prompt, SamplerOptions(), 60, 0, monkeypatch)[0] for prompt in prompts]
+        with_room(monkeypatch, model, 7)
+        turns = [model.generate(prompt, max_tokens=60) for prompt in prompts]
+        for _ in range(60):
+            for generation in turns:
+                next(generation, None)
+        for generation in turns:
+            list(generation)
+        assert [generation.tokens for generation in turns] == alone
+        assert min(generation.stats.accepted_tokens for generation in turns) > 0
+
+
 def test_the_context_and_max_tokens_end_at_the_same_token(tiny, monkeypatch):
     """No position past the context is asked for, and no token past max_tokens is computed."""
     prompt = [40, 50] * 110

@@ -22,6 +22,7 @@ from wasmrt.model.config import ModelConfig
 from wasmrt.model.kv_cache import KVCache
 from wasmrt.model.stages import cut
 from wasmrt.options import EngineOptions, Ref, parse_bytes
+from wasmrt.program.record import CHUNK_BYTES
 from wasmrt.resources import demo_model
 from wasmrt.sampling import SamplerOptions
 from wasmrt.speed import Prediction, predict_for
@@ -42,6 +43,9 @@ SPARE = 0.8  # of the memory that is free when a model is opened: what it may ta
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 CHUNK = 256  # tokens of a prompt that pass through the layers together
 LOGIT_BYTES = 8 << 20  # at most this much activation memory for logits
+# A streamed tensor is read in chunks of this share of what a pass reads, so that a ring of some of them costs little.
+CHUNKS_OF_LACK = 128
+LEAST_CHUNK = 1 << 20
 WIDEST_BLOCK = 4096  # of any source, in bytes: stages are cut for it, so that they do not depend on where a file lies
 
 
@@ -79,14 +83,13 @@ async def open(
     choice = choose(options)
     source, header = await open_model(demo_model() if ref is None else ref)
     try:
-        built = build(header)
-        max_out = max_out_of(built.config.n_vocab)
-        plan, stages, kept = await plan_for(source, built, choice, options, max_out)
+        fitted = await fit(source, header, choice, options)
+        built, plan, max_out = fitted.built, fitted.plan, fitted.max_out
         for note in plan.notes:
             log.warning(note)
         store_memory, machine = choice.make(built.programs, plan.total_bytes)
         try:
-            machine.compile(built.programs, CHUNK, max_out, kept)
+            machine.compile(built.programs, CHUNK, max_out, fitted.kept)
             bounds = [machine.bind(program, plan.context) for program in built.programs]
             store = LayerStore(source, built.table, store_memory, [bound.table for bound in bounds], plan, prefetch)
             try:
@@ -105,40 +108,53 @@ async def open(
         await source.close()
         raise
     seconds = time.perf_counter() - started
-    return Model(source, header, built, choice, plan, stages, store_memory, store, machine, bounds, max_out, draft, seconds)
+    return Model(source, header, fitted, choice, store_memory, store, machine, bounds, draft, seconds)
 
 
-def max_out_of(n_vocab: int) -> int:
-    """Rows of logits that a pass gives at most."""
-    return max(1, min(CHUNK, LOGIT_BYTES // (4 * n_vocab)))
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A model as it is recorded for a budget."""
+
+    built: Built
+    plan: Plan
+    stages: tuple[Stage, ...]  # through which a prompt of several chunks goes
+    kept: Kept  # what its tokens keep between them
+    max_out: int  # rows of logits that a pass gives at most
 
 
-async def plan_for(
-    source: Source, built: Built, choice: Choice, options: EngineOptions, max_out: int
-) -> tuple[Plan, tuple[Stage, ...], Kept]:
-    """The plan for a model on a device; if it streams, reads pass by the system's cache from then on.
-
-    Also the stages through which a prompt of several chunks goes, and what its tokens keep between them. Raises BudgetError.
-    """
-    table, programs, n_ctx = built.table, built.programs, built.config.n_ctx_train
+async def fit(source: Source, header: Header, choice: Choice, options: EngineOptions) -> Fitted:
+    """Plan a model for a device and a budget; if it streams, reads pass by the system's cache from then on. BudgetError."""
+    built = build(header)
+    n_ctx = built.config.n_ctx_train
     if options.context is not None and options.context > n_ctx:
         raise ContextFull(f"a context of {options.context} is too long: this model was made for {n_ctx}")
     budget = options.memory or _spare_memory()
-    stages, slots = cut(programs, Demand(table, WIDEST_BLOCK, CHUNK))
+    max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * built.config.n_vocab)))
 
-    @functools.cache
-    def sizes_of(rows: int) -> Sizes:
-        return choice.sizes(programs, CHUNK, max_out, Kept(rows, slots) if rows else KEPT_NONE)
+    def fitted(built: Built, block: int) -> Fitted:
+        stages, slots = cut(built.programs, Demand(built.table, WIDEST_BLOCK, CHUNK))
 
-    def plan(block: int) -> Plan:
-        return make_plan(table, sizes_of, budget, options.context, n_ctx, policy=options.policy, block=block, chunk=CHUNK)
+        @functools.cache
+        def sizes_of(rows: int) -> Sizes:
+            return choice.sizes(built.programs, CHUNK, max_out, Kept(rows, slots) if rows else KEPT_NONE)
 
-    made = plan(block=1)
-    if made.streams:
+        arguments = built.table, sizes_of, budget, options.context, n_ctx
+        plan = make_plan(*arguments, policy=options.policy, block=block, chunk=CHUNK)
+        return Fitted(built, plan, stages, Kept(plan.kept_rows, slots) if plan.kept_rows else KEPT_NONE, max_out)
+
+    # A budget that holds not even an op's weights in large chunks may hold smaller ones.
+    try:
+        made = fitted(built, block=1)
+    except BudgetError:
+        made = fitted(build(header, LEAST_CHUNK), block=1)
+    if made.plan.streams:
         await source.bypass_cache()
+        lack = made.plan.bytes_bound
+        built = build(header, min(CHUNK_BYTES, max(LEAST_CHUNK, lack // CHUNKS_OF_LACK)))
         with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
-            made = replace(plan(source.block), minimum_bytes=made.minimum_bytes)
-    return made, stages, Kept(made.kept_rows, slots) if made.kept_rows else KEPT_NONE
+            wide = fitted(built, source.block)
+            return replace(wide, plan=replace(wide.plan, minimum_bytes=made.plan.minimum_bytes))
+    return made
 
 
 async def open_tokenizer(ref: Ref | None = None) -> Tokenizer:
@@ -170,20 +186,17 @@ class Model:
         self,
         source: Source,
         header: Header,
-        built: Built,
+        fitted: Fitted,
         choice: Choice,
-        plan: Plan,
-        stages: Sequence[Stage],
         memory: Memory,
         store: LayerStore,
         device: Device,
         bounds: Sequence[Bound],
-        max_out: int,
         draft: int | None,
         load_seconds: float,
     ) -> None:
-        self.config: ModelConfig = built.config
-        self.plan = plan
+        self.config: ModelConfig = fitted.built.config
+        self.plan = fitted.plan
         self.device = device
         self.name = source.name
         self._source = source
@@ -191,15 +204,15 @@ class Model:
         self._memory = memory
         self._store = store
         self._bounds = bounds
-        self._max_out = max_out
-        self._stages = stages
-        self._built, self._choice = built, choice
+        self._max_out = fitted.max_out
+        self._stages = fitted.stages
+        self._built, self._choice = fitted.built, choice
         self._draft = draft
         self._last_pass: tuple[float, float, int] | None = None  # of one chunk: seconds of reading and in kernels, tokens
         self._load_seconds = load_seconds
         self._passes = 0
         self.turn = asyncio.Lock()  # one pass at a time: whoever steps holds it until the result is read
-        self._cache = KVCache(plan.context, recurrent=any(p.state for p in built.programs))
+        self._cache = KVCache(self.plan.context, recurrent=any(p.state for p in fitted.built.programs))
         self._closed = False
         self._tokenizer: Tokenizer | WasmrtError | None = None
         self._templates: dict[bool, ChatTemplate] = {}
@@ -345,11 +358,11 @@ class Model:
         if self._closed:
             raise DeviceError(f"{self.name}: the model was closed; open it again")
         cache = self._cache
-        kept = cache.reuse(tokens)
+        kept = cache.reuse(tokens, n_out)
         if kept == 0:
             for bound in self._bounds:
                 self.device.clear_state(bound)
-        chunks = list(cache.chunks(tokens, chunk_size))
+        chunks = list(cache.chunks(tokens, chunk_size, n_out))
         # All chunks of a prompt pass over streamed weights together if there is room for what they keep meanwhile.
         groups = [chunks] if self.plan.kept_rows and len(chunks) > 1 else [[chunk] for chunk in chunks]
         try:
@@ -400,6 +413,8 @@ class Model:
     def draft_room(self) -> int:
         """How many drafted tokens the next step may verify in the time that reading takes anyway."""
         if self._draft == 0 or not self.plan.streams or not self.device.batch_invariant or self._cache.recurrent:
+            return 0
+        if self.config.n_experts:  # each token may visit others, so that a pass of more of them reads more
             return 0
         if self._last_pass is None:
             return 0

@@ -3,8 +3,8 @@
 from typing import Any
 
 from wasmrt.device.choice import choose
-from wasmrt.engine import max_out_of, plan_for
-from wasmrt.model.build import Built, build
+from wasmrt.engine import fit
+from wasmrt.model.build import Built
 from wasmrt.options import EngineOptions, Ref
 from wasmrt.speed import gb, predict_for, strip
 from wasmrt.store.open import open_model
@@ -24,8 +24,8 @@ async def examine(ref: Ref, options: EngineOptions, read_rate: float | None, com
     choice = choose(options)
     source, header = await open_model(ref)
     try:
-        built = build(header)
-        plan, _, _ = await plan_for(source, built, choice, options, max_out_of(built.config.n_vocab))
+        fitted = await fit(source, header, choice, options)
+        built, plan = fitted.built, fitted.plan
         predicted = await predict_for(source, built, choice, plan, read_rate, compute_rate)
     finally:
         await source.close()

@@ -10,7 +10,7 @@ from wasmrt.model import llama
 from wasmrt.model.config import ModelConfig
 from wasmrt.model.weights import Shapes, Weights
 from wasmrt.program.ops import Operand, Program
-from wasmrt.program.record import Recorder
+from wasmrt.program.record import CHUNK_BYTES, Recorder
 from wasmrt.store.layers import Entry, LayerTable, Segment
 
 
@@ -38,9 +38,10 @@ class Built:
     table: LayerTable
 
 
-def build(header: Header) -> Built:
+def build(header: Header, chunk_bytes: int = CHUNK_BYTES) -> Built:
     """Record a model's segments and check its tensors against its metadata, before any weight is read.
 
+    chunk_bytes: tensors above this size are addressed, and streamed, in row chunks.
     Raises UnsupportedError for an unknown architecture or tensor, FormatError for a missing or misshapen one.
     """
     architecture = header.metadata.string("general.architecture")
@@ -55,7 +56,7 @@ def build(header: Header) -> Built:
     used: set[str] = set()
 
     def segment(name: str, kind: str, page: Callable[[Recorder, Weights], Operand]) -> None:
-        t = Recorder(kind)
+        t = Recorder(kind, chunk_bytes)
         w = Weights(t, header.tensors, f"{name}." if kind == "layer" else "", known)
         program = t.finish(page(t, w))
         programs.append(interned.setdefault(program, program))

@@ -14,9 +14,9 @@ class KVCache:
         self.tokens: list[int] = []
         self.recurrent = recurrent
 
-    def reuse(self, tokens: Sequence[int]) -> int:
-        """Wind back to what `tokens` share with the cache, leaving at least one to compute; returns how many were kept."""
-        kept = min(len(self.tokens), len(tokens) - 1)
+    def reuse(self, tokens: Sequence[int], n_out: int = 1) -> int:
+        """Wind back to what `tokens` share with the cache, leaving at least n_out to compute; returns how many were kept."""
+        kept = min(len(self.tokens), len(tokens) - n_out)
         if self.tokens[:kept] != list(tokens[:kept]):
             kept = next(i for i in range(kept) if self.tokens[i] != tokens[i])
         if self.recurrent and kept < len(self.tokens):
@@ -24,7 +24,12 @@ class KVCache:
         del self.tokens[kept:]
         return kept
 
-    def chunks(self, tokens: Sequence[int], size: int) -> Iterator[tuple[int, Sequence[int]]]:
-        """What is not cached yet, in chunks: (position, ids)."""
-        for start in range(len(self.tokens), len(tokens), size):
-            yield start, tokens[start : start + size]
+    def chunks(self, tokens: Sequence[int], size: int, n_out: int = 1) -> Iterator[tuple[int, Sequence[int]]]:
+        """What is not cached yet, in chunks: (position, ids). The last holds at least n_out, which is at most `size`."""
+        start = len(self.tokens)
+        while start < len(tokens):
+            end = start + size
+            if 0 < len(tokens) - end < n_out:
+                end = len(tokens) - n_out
+            yield start, tokens[start:end]
+            start = end

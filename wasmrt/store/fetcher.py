@@ -24,6 +24,7 @@ class Read:
 
     offset: int
     view: memoryview
+    then: "Callable[[Read], None]"
     done: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     started: bool = False
 
@@ -49,11 +50,10 @@ class Fetcher:
 
         demand: somebody waits for it, so it begins now. When `done` is done, nothing writes to the view.
         """
-        read = Read(offset, view)
-        read.done.add_done_callback(lambda _: then(read))
+        read = Read(offset, view, then)
         if self._closed:
-            read.done.set_exception(SourceError(f"{self._source.name!r} is closed; open it again to read from it"))
-        elif demand:
+            raise SourceError(f"{self._source.name!r} is closed; open it again to read from it")
+        if demand:
             self._start(read)
         else:
             heapq.heappush(self._queue, (demand, next(self._order), read))
@@ -69,7 +69,9 @@ class Fetcher:
         """Cancel all reads and wait until none writes any more. Later ones fail."""
         self._closed = True
         for _, _, read in self._queue:
-            read.done.cancel()
+            if not read.started:
+                read.done.cancel()
+                read.then(read)
         self._queue.clear()
         tasks = list(self._running)
         for task in tasks:
@@ -104,6 +106,7 @@ class Fetcher:
                 read.done.set_result(None)
         if not read.done.cancelled():
             read.done.exception()  # looked at: of what was read ahead nobody may ever ask
+        read.then(read)
         if not self._closed:
             self._start_queued()
 

@@ -120,6 +120,8 @@ class LayerStore:
             if op in table.segments[s].routes and self._routed_ops.intersection(range(at, self._start_of[s + 1]))
         }
         self._complete = False  # known to be
+        self._missing = {i for i, held in enumerate(self._held) if held.pool is self._resident}  # residents that are not there
+        self._moving: list[list[tuple[int, int]]] | None = None  # of each segment, (op, extent) of what may have to be read
         self._cursor = 0  # the first op, of all in a row, that has not run
         self._now = 0  # counts uses
         self._adaptive = FIRST_DISTANCE
@@ -538,29 +540,39 @@ class LayerStore:
 
     def _pump(self) -> None:
         """Begin to read what is needed next, as far as there is room."""
-        if self._prefetch == 0:
+        if self._prefetch == 0 or self._fetcher.in_flight >= self._fetcher.at_once:
             return
-        distance, ahead, asked = self._distance(), 0, 0
+        distance, ahead = self._distance(), 0
         for i in self._upcoming():
             held = self._held[i]
             if held.there and not held.fresh:
                 continue
             ahead += 1
-            if ahead > distance or self._fetcher.in_flight >= self._fetcher.at_once:
+            if ahead > distance:
                 return
             if not held.there and held.read is None:
-                asked += 1
-                if not self._begin(i, demand=False):
+                if not self._begin(i, demand=False) or self._fetcher.in_flight >= self._fetcher.at_once:
                     return
 
     def _upcoming(self) -> Iterator[int]:
-        """Extents in the order in which they will be used, from the op that runs next to the end of the pass after this."""
+        """Extents in the order in which they will be used, from the op that runs next to the end of the pass after this.
+
+        Once all residents are there, they are passed over: this is walked at each read's end, and they are most of a pass.
+        """
+        if self._moving is None or self._missing:
+            self._missing = {i for i in self._missing if not self._held[i].there}
+            self._moving = [
+                [(at, i) for at in range(self._start_of[s], self._start_of[s + 1]) for i in self._dense[at]
+                 if i in self._missing or self._held[i].pool is not self._resident]
+                for s in range(len(self._table.segments))
+            ]  # fmt: skip
         here = self._flat[self._cursor][0]
-        for at in range(self._cursor, self._start_of[here + 1]):
-            yield from self._dense[at]
+        for at, i in self._moving[here]:
+            if at >= self._cursor:
+                yield i
         for segment in self._predictor.predict_next(len(self._table.segments)):
-            for at in range(self._start_of[segment], self._start_of[segment + 1]):
-                yield from self._dense[at]
+            for _, i in self._moving[segment]:
+                yield i
 
     def _distance(self) -> int:
         """How many extents to read ahead. A ring is there for nothing else; in a cache each takes another's place."""
@@ -655,7 +667,7 @@ class LayerStore:
                 if excess > 0 and pool.limit > least:
                     excess -= await self._shrink(pool, max(least, pool.limit - excess) // ALIGNMENT * ALIGNMENT)
         finally:
-            self._prefetch, self._complete = prefetch, False
+            self._prefetch, self._complete, self._moving = prefetch, False, None
             self._plan = self._plan_now(budget)
         self._pump()
         return self._plan
