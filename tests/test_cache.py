@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 
 from wasmrt.errors import SourceError
 from wasmrt.store import cache as module
+from wasmrt.store import disk_copy
 from wasmrt.store import lock as lock_module
 from wasmrt.store.cache import CachedFile, CachedSource, file_name, open_cached, place_of, url_key
+from wasmrt.store.disk_copy import Identity
 from wasmrt.store.file import FileSource
+from wasmrt.store.intervals import Intervals
 from wasmrt.store.lock import FileLock
 from wasmrt.store.room import copies
 from wasmrt.store.source import check_arguments
@@ -668,6 +671,24 @@ def test_a_second_one_of_another_version(tmp_path):
         assert await read_all(whole) == DATA
 
     run(check())
+
+
+def test_a_copy_that_is_replaced_while_it_is_opened(tmp_path, place, monkeypatch):
+    """The map of the new file says nothing about the old one, which is the one that is open."""
+    run(fetch(tmp_path, [(0, 3000)]))
+    new = Identity(URL, len(DATA), '"2"')
+    read_map = disk_copy.read_map
+
+    def replaced(path):
+        place.delete()
+        place.part.write_bytes(DATA)
+        disk_copy.write_map(place.map, disk_copy.Map(new, Intervals([(0, 3000)])))
+        return read_map(path)
+
+    monkeypatch.setattr(disk_copy, "read_map", replaced)
+    copy = disk_copy._open_for_reading(place, new, "someone writes")
+    assert not list(copy.present)
+    copy.close()
 
 
 def test_many_may_read_a_whole_copy(tmp_path):
