@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasmrt.device.choice import Choice, choose
 from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Device, Kept
@@ -34,8 +34,9 @@ from wasmrt.store.source import Source
 from wasmrt.store.store import LayerStore, Progress
 from wasmrt.text import Generation, Pieces, PlainIds, check_stops
 from wasmrt.tokenizer import Tokenizer, from_metadata
-from wasmrt.tokenizer.chat import ChatTemplate
-from wasmrt.tokenizer.chat import from_metadata as template_from_metadata
+
+if TYPE_CHECKING:
+    from wasmrt.tokenizer.chat import ChatTemplate
 
 log = logging.getLogger("wasmrt")
 
@@ -231,8 +232,10 @@ class Model:
             raise self._tokenizer.with_traceback(None)  # or each raise would add its frames to the one kept here
         return self._tokenizer
 
-    def chat_template(self, tools: bool = False) -> ChatTemplate:
+    def chat_template(self, tools: bool = False) -> "ChatTemplate":
         """The file's chat template (that for tools, if it has one); ChatML, with a warning, where the file has none."""
+        from wasmrt.tokenizer.chat import from_metadata as template_from_metadata  # Jinja2 takes longer to import than a header
+
         if tools not in self._templates:
             t = self.tokenizer
             self._templates[tools] = template_from_metadata(

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Literal
 
 from wasmrt.gguf.types import QuantType
@@ -125,7 +126,7 @@ class Slot:
     width: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Program:
     """The ops of one kind of segment. Layers with equal shapes and formats share one program; a binding gives it addresses."""
 
@@ -136,6 +137,14 @@ class Program:
     kv: tuple[int, ...]  # widths of the key and value rows, or ()
     state: tuple[int, ...]  # f32 elements of each recurrent state
     result: Operand  # the residual stream (slot 0), or the logits
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: of some thousand numbers, it would be most of what opening a model takes."""
+        return hash((self.name, self.ops, self.weights, self.slots, self.kv, self.state, self.result))
 
     @property
     def n_entries(self) -> int:

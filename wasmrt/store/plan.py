@@ -9,6 +9,7 @@ the size of the ring.
 import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from wasmrt.errors import BudgetError
@@ -112,7 +113,7 @@ class Plan:
         return plain
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Demand:
     """What of a table a plan is about, in frames: bytes of memory with what reads are widened to."""
 
@@ -129,14 +130,14 @@ class Demand:
     def bytes_of(self, extents: Sequence[int]) -> int:
         return sum(self.frame(self.table.extents[i]) for i in extents)
 
-    @property
+    @cached_property
     def largest_op(self) -> int:
         """Frames that one op needs at once; experts are not counted."""
         extents, dense = self.table.extents, set(self.of(Kind.DENSE))
         ops = (op for segment in self.table.needs for op in segment)
         return max((sum(self.frame(extents[i]) for i in op if i in dense) for op in ops), default=0)
 
-    @property
+    @cached_property
     def largest_expert(self) -> int:
         return max((self.frame(self.table.extents[i]) for i in self.of(Kind.EXPERT)), default=0)
 

@@ -550,9 +550,10 @@ class LayerStore:
             ahead += 1
             if ahead > distance:
                 return
-            if not held.there and held.read is None:
-                if not self._begin(i, demand=False) or self._fetcher.in_flight >= self._fetcher.at_once:
-                    return
+            if held.there or held.read is not None:
+                continue
+            if not self._begin(i, demand=False) or self._fetcher.in_flight >= self._fetcher.at_once:
+                return
 
     def _upcoming(self) -> Iterator[int]:
         """Extents in the order in which they will be used, from the op that runs next to the end of the pass after this.
