@@ -62,7 +62,7 @@ async def open_at(inner: Remote, place: Place, room: Room) -> Source:
             if copy.whole:
                 return await _use_whole(inner, copy)
             source = CachedSource(inner, copy)
-            if not copy.writable or source.missing_bytes > 0:
+            if not copy.writable or source.missing_bytes > 0 or source.size == 0:  # an empty one would start afresh for ever
                 return source
             # All was there when it was last closed, but its hash had to wait until someone wants the file.
             if file := await _completed(source):
