@@ -42,9 +42,14 @@ class Cyclic:
 
 
 class Learned:
-    """Any pattern: after the same two segments as before comes what came then most often, the latest of equals."""
+    """Any pattern: after the same few segments as before comes what came then most often, the latest of equals.
+
+    Three of them tell 0 1 2 1 2 3 2 3 4 apart, a scan that goes back in every turn.
+    """
+
 
     HORIZON = 64
+    MEMORY = 3  # segments by which a place in the pattern is known
 
     def __init__(self) -> None:
         self._followed: dict[tuple[int, ...], Counter[int]] = {}
@@ -52,24 +57,24 @@ class Learned:
         self._predicted: list[int] = []
 
     def observe(self, segment: int) -> None:
-        for context in (self._recent, self._recent[1:]):
-            if context:
-                counts = self._followed.setdefault(context, Counter())
-                n = counts.pop(segment, 0)
-                counts[segment] = n + 1  # at the end: most_common() keeps the order of equals, so the latest is looked for last
-        self._recent = (*self._recent, segment)[-2:]
+        for start in range(len(self._recent)):
+            counts = self._followed.setdefault(self._recent[start:], Counter())
+            n = counts.pop(segment, 0)
+            counts[segment] = n + 1  # at the end, where _walk looks for the latest of equals
+        self._recent = (*self._recent, segment)[-self.MEMORY :]
         self._predicted = self._walk()
 
     def _walk(self) -> list[int]:
         found: list[int] = []
         recent = self._recent
         while len(found) < self.HORIZON:
-            counts = self._followed.get(recent) or self._followed.get(recent[1:])
-            if not counts:
+            known = (self._followed.get(recent[start:]) for start in range(len(recent)))
+            counts = next((counts for counts in known if counts), None)
+            if counts is None:
                 break
             best = max(reversed(counts), key=counts.__getitem__)
             found.append(best)
-            recent = (*recent, best)[-2:]
+            recent = (*recent, best)[-self.MEMORY :]
         return found
 
     def predict_next(self, n: int) -> Sequence[int]:
