@@ -125,7 +125,9 @@ class HttpSource:
         try:
             await end(self._tasks)
         finally:
-            await end([asyncio.create_task(self._client.aclose())], cancel=False)
+            closing = asyncio.create_task(self._client.aclose())
+            await end([closing], cancel=False)
+            closing.result()
 
     async def _read_parts(self, parts: list[Part]) -> None:
         tasks = {asyncio.create_task(self._read_part(part)): part for part in parts}
