@@ -280,7 +280,7 @@ def _resident(table: LayerTable, room: int, demand: Demand) -> Parts | None:
 def _streaming(demand: Demand, room: int, policy: str, whole: bool) -> Parts:
     """Some resident, the others through the ring or the experts' cache. whole: stages need the ring at its full size."""
     table, rows, padding = demand.table, aligned(demand.row_bytes), _padding(demand)
-    room -= rows + padding
+    room = (room - rows - padding) // ALIGNMENT * ALIGNMENT  # a cache of all of it is a frame of the memory
     if policy != "plan":  # one cache for all
         return Parts((), 0, ring_bytes=room, row_bytes=rows, padding=padding)
     dense, experts = demand.of(Kind.DENSE), demand.of(Kind.EXPERT)
