@@ -171,6 +171,13 @@ def test_a_new_pattern_replaces_the_old_one():
     assert list(learned.predict_next(4)) == [3, 2, 1, 0]
 
 
+def test_of_what_followed_as_often_the_latest_is_expected():
+    learned = Learned()
+    for segment in (0, 1, 0, 2, 0):
+        learned.observe(segment)
+    assert learned.predict_next(1) == [2]
+
+
 def test_chance_is_predicted_by_what_was_and_never_breaks():
     learned, dice = Learned(), random.Random(4)
     seen = set()
