@@ -16,11 +16,11 @@ LONGEST = 16  # tokens of a match that are compared: 10.2 for edits of a file, w
 PER_MATCH = 4
 TRIES = 1000  # earlier places looked at, so that no text makes this slow
 
-# Room. What n tokens of a pass cost on the cpu device, in units of one: measured for five formats, 57 to 202 MB of weights.
-ROWWISE = 5  # up to so many they are taken one by one: 1.0, 2.0, 2.9, 3.8, 4.7
-TILE_TOKENS, TILE_COST = 8, 3.0  # more by tiles: 4.1 to 5.6 for the first, 2.1 to 2.9 for each further one
-SHARE = 0.75  # of the time of reading that kernels may fill: the two do not overlap all the time
-WAITED = 0.1  # of the time of reading: a pass whose kernels took more than the rest of it was not bound by reading
+# Room. A pass of 16 tokens is two whole tiles of the cpu device's kernels.
+MOST = 15
+FIRST = 2
+SLOWER = 1.15  # times the seconds of a pass without draft: what a pass with a wrong one may take
+SHORTEST_REST, LONGEST_REST = 4, 64  # passes without a draft after drafts did not pay, twice as many each time
 
 
 class Lookup:
@@ -65,21 +65,36 @@ class Lookup:
         return best, start
 
 
-def room(reading_seconds: float, compute_seconds: float, n_tokens: int, most: int = 15) -> int:
-    """How many drafted tokens the next pass may verify in the time that it takes to read weights anyway.
+class Room:
+    """How many drafted tokens a pass verifies in the time that reading its weights takes anyway. Found by trying.
 
-    reading_seconds, compute_seconds: how long the last pass, of n_tokens tokens, read weights and was in kernels. The most
-    tokens whose estimated computing still fits (15, with the pass's own, are two whole tiles); none if reading was not what the
-    last pass waited for: a prompt's pass, or one with too long a draft, says little, and the next, without one, tells it anew.
+    What a further token costs depends on kernels, threads and what else the machine does, and a pass in many small runs has
+    costs that more tokens share: so the time of passes tells, not an estimate. Room doubles while drafts that filled it were
+    right, or free; it is halved by one that made a pass give fewer tokens a second, and stays below that for some passes; if
+    not even one token pays, there is a rest.
     """
-    if n_tokens < 1 or compute_seconds <= 0 or reading_seconds - compute_seconds < WAITED * reading_seconds:
-        return 0
-    unit = compute_seconds / cost(n_tokens)
-    return next((n for n in range(most, 0, -1) if unit * cost(n + 1) <= SHARE * reading_seconds), 0)
 
+    def __init__(self) -> None:
+        self.tokens = 0  # that the next pass may verify
+        self._alone = 0.0  # seconds of a pass without draft
+        self._too_long = MOST + 1
+        self._rest, self._next_rest = 0, SHORTEST_REST  # passes until longer drafts are tried, and how many the next time
 
-def cost(n_tokens: int) -> float:
-    """What a pass of so many tokens computes, in units of a pass of one; never less for more."""
-    if n_tokens <= ROWWISE:
-        return n_tokens
-    return TILE_COST * (1 - -n_tokens // TILE_TOKENS)
+    def passed(self, drafted: int, accepted: int, seconds: float) -> None:
+        """A pass has taken this long, with a draft of so many tokens (0: none), of which the first `accepted` were right."""
+        self._rest = max(0, self._rest - 1)
+        if not self._rest:
+            self._too_long = MOST + 1
+        if drafted == 0:
+            self._alone = (self._alone + seconds) / 2 if self._alone else seconds
+            if not self._rest:
+                self.tokens = self.tokens or FIRST
+        elif seconds > SLOWER * self._alone * (1 + accepted):
+            self.tokens = min(self.tokens, drafted) // 2
+            self._too_long = drafted
+            self._rest, self._next_rest = self._next_rest, min(LONGEST_REST, 2 * self._next_rest)
+        elif accepted == drafted >= self.tokens:
+            self.tokens = min(MOST, 2 * drafted + 1)
+            self._next_rest = SHORTEST_REST
+        elif drafted >= self.tokens and seconds <= SLOWER * self._alone:
+            self.tokens = max(drafted, min(MOST, 2 * drafted + 1, self._too_long - 1))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmrt.device.choice import Choice, choose
 from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Device, Kept
-from wasmrt.draft import room
+from wasmrt.draft import Room
 from wasmrt.errors import BudgetError, ContextFull, DeviceError, UnsupportedError, WasmrtError
 from wasmrt.generate import GenerationStats, generate
 from wasmrt.gguf.reader import Header
@@ -209,7 +209,7 @@ class Model:
         self._stages = fitted.stages
         self._built, self._choice = fitted.built, choice
         self._draft = draft
-        self._last_pass: tuple[float, float, int] | None = None  # of one chunk: seconds of reading and in kernels, tokens
+        self._room = Room()
         self._load_seconds = load_seconds
         self._passes = 0
         self.turn = asyncio.Lock()  # one pass at a time: whoever steps holds it until the result is read
@@ -381,7 +381,6 @@ class Model:
 
     async def _pass(self, chunks: Sequence[tuple[int, Sequence[int]]], n_out: int) -> None:
         """One pass over the weights with some chunks of a prompt, (position, ids) each; without the head if n_out is 0."""
-        reading, kernels = self._store.metrics.reading_seconds, self.device.kernel_seconds
         start, current = chunks[0][0], -1
 
         def begin(number: int, ids: Sequence[int] | None = None) -> None:
@@ -405,9 +404,6 @@ class Model:
                     begin(part.chunk)
                 await self.device.run(self._bounds[part.segments.start : part.segments.stop], part.ops, part.partial)
         self._passes += 1
-        if len(chunks) == 1:
-            read, computed = self._store.metrics.reading_seconds - reading, self.device.kernel_seconds - kernels
-            self._last_pass = read, computed, len(chunks[0][1])
 
     def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1) -> Candidates:
         """The k >= 1 tokens likeliest to follow a row of the last step, and what the others weigh; `recent` are penalised."""
@@ -419,10 +415,12 @@ class Model:
             return 0
         if self.config.n_experts:  # each token may visit others, so that a pass of more of them reads more
             return 0
-        if self._last_pass is None:
-            return 0
-        fits = room(*self._last_pass)
-        return min(fits if self._draft is None else min(fits, self._draft), self._max_out - 1)
+        room = self._room.tokens
+        return min(room if self._draft is None else min(room, self._draft), self._max_out - 1)
+
+    def drafted(self, n: int, accepted: int, seconds: float) -> None:
+        """What a pass with a draft of n tokens (0: none) came to: the room of the next follows from it."""
+        self._room.passed(n, accepted, seconds)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         """The ids as plain ints. Raises ValueError for none, or for what is no id; ContextFull for too many."""

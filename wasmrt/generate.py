@@ -73,6 +73,10 @@ class Stepper(Protocol):
         """
 
 
+    def drafted(self, n: int, accepted: int, seconds: float) -> None:
+        """Told of each pass after a prompt's: the length of its draft, how much of that was right, and what it took."""
+
+
 async def generate(
     engine: Stepper,
     prompt: Sequence[int],
@@ -116,6 +120,7 @@ async def generate(
             stats.decode_seconds += seconds
             stats.drafted_tokens += len(draft)
             stats.accepted_tokens += len(chosen) - 1
+            engine.drafted(len(draft), len(chosen) - 1, seconds)
         for token in chosen:
             if token in end_ids:
                 stats.finish = "stop"
