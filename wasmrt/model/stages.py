@@ -40,9 +40,10 @@ def stages_of(segment: int, program: Program, sizes: Sequence[int], capacity: in
 def cut(programs: Sequence[Program], demand: Demand) -> tuple[tuple[Stage, ...], dict[Program, frozenset[int]]]:
     """The stages of all segments but the head, as if nothing were resident, and the slots that each program keeps between them.
 
-    programs[i] computes segment i. A stage leaves the ring one op's weights, in whose place it may begin.
+    programs[i] computes segment i. A stage leaves room for two ops' weights in the ring: it begins anywhere in it, maybe behind
+    what was read ahead, and wraps around, so that up to one frame is lost at either place.
     """
-    capacity = max(demand.largest_op, demand.ring_bytes - demand.largest_op)
+    capacity = max(demand.largest_op, demand.ring_bytes - 2 * demand.largest_op)
     stages: list[Stage] = []
     ends: dict[int, set[int]] = {id(program): set() for program in programs}
     for i, program in enumerate(programs):
