@@ -31,6 +31,8 @@ VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | d
 # Of the context, kept free for an answer: below that a chat forgets its oldest turns.
 ANSWER_SHARE = 0.25
 
+WHERE = "a GGUF file, its URL, or hf:owner/repo:QUANT"
+
 CHAT_HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
 
@@ -449,7 +451,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     p = add(run, "continue a prompt with a model")
-    p.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file; without one, the bundled demo model")
+    p.add_argument("model", nargs="?", metavar="MODEL", help=f"{WHERE}; without one, the bundled demo model")
     start = p.add_mutually_exclusive_group()
     start.add_argument("-p", "--prompt", type=_text, default="", help="the text to continue (default: none)")
     start.add_argument("--ids", type=_checked(_ids), metavar="IDS", help="token ids to continue instead of a text: 1,15,7")
@@ -461,19 +463,19 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print one JSON object with ids, text and statistics")
 
     p = add(chat, "talk with a model in the terminal")
-    p.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file; without one, the bundled demo model")
+    p.add_argument("model", nargs="?", metavar="MODEL", help=f"{WHERE}; without one, the bundled demo model")
     p.add_argument("--system", type=_text, metavar="TEXT", help="a system message to begin with")
     p.add_argument("-n", type=_whole(1), metavar="N", help="at most this many tokens an answer (default: no limit)")
     _add_sampling(p)
     _add_engine(p)
 
     p = add(inspect, "say what is in a GGUF file, from its header alone")
-    p.add_argument("model", metavar="MODEL", help="a GGUF file")
+    p.add_argument("model", metavar="MODEL", help=WHERE)
     p.add_argument("--tensors", action="store_true", help="list every tensor")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = add(plan, "say what a model takes within a budget, and how fast it will be")
-    p.add_argument("model", metavar="MODEL", help="a GGUF file, a URL or a hf: reference; only its header is read")
+    p.add_argument("model", metavar="MODEL", help=f"{WHERE}; only its header is read")
     rate = _checked(parse_bytes)
     p.add_argument("--bandwidth", type=rate, metavar="B", help="bytes a second that the source gives (default: measured)")
     p.add_argument("--compute", type=rate, metavar="B", help="bytes of weights a second that kernels do (default: measured)")
@@ -481,7 +483,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = add(bench, "measure loading, prefill and decode")
-    p.add_argument("model", metavar="MODEL", help="a GGUF file")
+    p.add_argument("model", metavar="MODEL", help=WHERE)
     p.add_argument("-p", "--prompt-tokens", type=_whole(1), default=128, metavar="N", help="length of prompt (default: 128)")
     p.add_argument("-n", type=_whole(1), default=64, metavar="N", help="tokens to generate (default: 64)")
     p.add_argument("--repeat", type=_whole(1), default=3, metavar="R", help="measure R times, report medians (default: 3)")
@@ -516,9 +518,8 @@ def _add_engine(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("engine")
     devices = "auto, cpu (or cpu:wasm32, cpu:wasm64, cpu:plain), reference (default: auto)"
     group.add_argument("--device", default=defaults.device, metavar="D", help=devices)
-    group.add_argument(
-        "--memory", type=_checked(parse_bytes), metavar="B", help="budget for weights, cache and activations, such as 700MiB"
-    )
+    memory = "budget for weights, cache and activations, such as 700MiB; weights that do not fit are read as they are needed"
+    group.add_argument("--memory", type=_checked(parse_bytes), metavar="B", help=memory)
     group.add_argument("--context", type=_whole(1), metavar="N", help="tokens of prompt and answer (default: up to 4096)")
     threads = "threads that compute (default: one a physical core, fewer for a model of a few MB)"
     group.add_argument("--threads", type=_whole(1, MAX_THREADS), metavar="N", help=threads)
