@@ -53,7 +53,7 @@ def rows(quick):
 def test_every_case_has_its_row(quick, rows):
     assert list(rows) == list(itertools.product(PATTERNS, POLICIES, (True, False), RESIDENCIES))
     assert len(rows) == len(quick["rows"])
-    assert {row["ratio"] for row in quick["rows"]} == {2.0}
+    assert {row["ratio"] for row in quick["rows"]} == {4.0}
     assert (quick["n_segments"], quick["passes"]) == (N, WARM)
     assert quick["n_bytes"] == N * EXTENTS * EXTENT_BYTES
 

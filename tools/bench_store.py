@@ -46,7 +46,7 @@ from wasmrt.store.store import LayerStore, Part  # noqa: E402
 PATTERNS = ("sequential", "random", "bidirectional", "inference")
 POLICIES = ("plan", "lru", "belady")
 RESIDENCIES = (25, 50, 75, 90)  # percent of the weights for which there is room
-RATIOS = (2.0, 0.5)  # of reading all weights to a pass's computing
+RATIOS = (4.0, 0.5)  # of reading all weights to a pass's computing
 EXTENTS = 4  # of a segment: the plan's ring then holds two segments
 EXTENT_BYTES = 8 << 20  # of a model of some GB the store reads pieces of about this size
 SETTLE_PASSES = 2  # after the first, before those that count as warm

@@ -44,19 +44,24 @@ class Cyclic:
 class Learned:
     """Any pattern: after the same few segments as before comes what came then most often, the latest of equals.
 
-    Three of them tell 0 1 2 1 2 3 2 3 4 apart, a scan that goes back in every turn.
+    Three of them tell 0 1 2 1 2 3 2 3 4 apart, a scan that goes back in every turn. Where it is wrong more often than not, it
+    predicts nothing: what is read ahead in vain holds up what is wanted.
     """
-
 
     HORIZON = 64
     MEMORY = 3  # segments by which a place in the pattern is known
+    TRUSTED = 0.5  # of recent predictions that were right, at least
+    RECENT = 8
 
     def __init__(self) -> None:
+        self._right = 1.0  # share of recent predictions
         self._followed: dict[tuple[int, ...], Counter[int]] = {}
         self._recent: tuple[int, ...] = ()
         self._predicted: list[int] = []
 
     def observe(self, segment: int) -> None:
+        if self._predicted:
+            self._right += ((self._predicted[0] == segment) - self._right) / self.RECENT
         for start in range(len(self._recent)):
             counts = self._followed.setdefault(self._recent[start:], Counter())
             n = counts.pop(segment, 0)
@@ -78,7 +83,8 @@ class Learned:
         return found
 
     def predict_next(self, n: int) -> Sequence[int]:
-        return self._predicted[:n]
+        return self._predicted[:n] if self._right >= self.TRUSTED else []
 
     def until(self, segment: int) -> float:
-        return self._predicted.index(segment) + 1 if segment in self._predicted else FAR
+        known = segment in self._predicted and self._right >= self.TRUSTED
+        return self._predicted.index(segment) + 1 if known else FAR
