@@ -10,7 +10,7 @@ from itertools import count
 
 from wasmrt.errors import SourceError
 from wasmrt.store.metrics import StoreMetrics
-from wasmrt.store.source import Source
+from wasmrt.store.source import Source, closed_error
 
 # Drives and links reach their speed with a few large reads in flight.
 AT_ONCE = 4
@@ -50,9 +50,8 @@ class Fetcher:
 
         demand: somebody waits for it, so it begins now. When `done` is done, nothing writes to the view.
         """
+        self.check_open()
         read = Read(offset, view, then)
-        if self._closed:
-            raise SourceError(f"{self._source.name!r} is closed; open it again to read from it")
         if demand:
             self._start(read)
         else:
@@ -64,6 +63,16 @@ class Fetcher:
         """Somebody waits for it now."""
         if not read.started and not self._closed:
             self._start(read)
+
+    def cancel(self, read: Read) -> None:
+        """Nobody waits for it any more. It ends soon, not at once: see `done`."""
+        for task, running in self._running.items():
+            if running is read:
+                task.cancel()
+
+    def check_open(self) -> None:
+        if self._closed:
+            raise closed_error(self._source)
 
     async def close(self) -> None:
         """Cancel all reads and wait until none writes any more. Later ones fail."""
@@ -98,8 +107,10 @@ class Fetcher:
     def _ended(self, read: Read, task: "asyncio.Task[None]") -> None:
         self._running.pop(task, None)
         if not read.done.done():
-            if task.cancelled():
-                read.done.set_exception(SourceError(f"reading {self._source.name!r} was cancelled", transient=True))
+            if task.cancelled() and self._closed:
+                read.done.set_exception(closed_error(self._source))
+            elif task.cancelled():
+                read.done.set_exception(SourceError(f"reading {self._source.name!r} was cancelled; try again", transient=True))
             elif (error := task.exception()) is not None:
                 read.done.set_exception(error)
             else:

@@ -9,6 +9,7 @@ import time
 from array import array
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -177,6 +178,7 @@ class LayerStore:
         """A pass through the first n_segments, in parts that may run now: their weights are pinned until the next is asked for.
 
         Of several chunks each goes through a stage before the next one's weights come; through the head only the last goes.
+        Whoever leaves early closes it, and with it all that is inside: a pin that goes later could meet the next pass.
         """
         if self.is_complete and n_chunks == 1:
             self.metrics.hits += n_segments
@@ -191,10 +193,12 @@ class LayerStore:
         last = n_segments - 1 if n_chunks > 1 else 0
         for stage in stages if n_chunks > 1 else ():
             if stage.segment < last:
-                async for part in self._stage(stage, n_chunks, chosen):
-                    yield part
-        async for part in self._flow(self._start_of[last], self._start_of[n_segments], n_chunks - 1, chosen):
-            yield part
+                async with aclosing(self._stage(stage, n_chunks, chosen)) as parts:
+                    async for part in parts:
+                        yield part
+        async with aclosing(self._flow(self._start_of[last], self._start_of[n_segments], n_chunks - 1, chosen)) as parts:
+            async for part in parts:
+                yield part
         self._move(0)
         stalls = len(self._stalled)
         self.metrics.stalls += stalls
@@ -207,8 +211,9 @@ class LayerStore:
         at = start
         while at < end:
             if at in self._routed_ops:
-                async for part in self._through_experts(at, (chunk,), chosen):
-                    yield part
+                async with aclosing(self._through_experts(at, (chunk,), chosen)) as parts:
+                    async for part in parts:
+                        yield part
                 at += 1
                 self._move(at)
                 continue
@@ -228,8 +233,9 @@ class LayerStore:
         start, end = (self._start_of[stage.segment] + op for op in (stage.ops.start, stage.ops.stop))
         chunks = range(n_chunks)
         if start in self._routed_ops:
-            async for part in self._through_experts(start, chunks, chosen):
-                yield part
+            async with aclosing(self._through_experts(start, chunks, chosen)) as parts:
+                async for part in parts:
+                    yield part
             self._move(end)
             return
         pinned: list[int] = []
@@ -390,6 +396,16 @@ class LayerStore:
         """Bring the embedding's rows of at most `chunk` tokens; returns the ids by which the embedding has them now."""
         if not self._by_rows:
             return tokens
+        try:
+            return await self._bring_rows(tokens, chunk)
+        except Exception as error:  # once more, as in _bring
+            if isinstance(error, SourceError) and not error.transient:
+                raise
+        self.metrics.retries += 1
+        return await self._bring_rows(tokens, chunk)
+
+    async def _bring_rows(self, tokens: Sequence[int], chunk: int) -> Sequence[int]:
+        self._fetcher.check_open()
         n_slots, row_of = row_slots(self._table, chunk), self._row_of
         distinct = dict.fromkeys(tokens)
         for token in distinct:
@@ -433,8 +449,10 @@ class LayerStore:
         return self._fetcher.read(entry.offset + within, view, True, lambda _: None)
 
     async def _rows_arrived(self, reads: Sequence[tuple[int, Read]]) -> None:
-        """Forget the rows that did not come: only once nothing writes to them."""
+        """Forget the rows that did not come: only once nothing writes to them. What is still under way is given up."""
         cancelled = False
+        for _, read in reads:
+            self._fetcher.cancel(read)
         for token, read in reads:
             while not read.done.done():
                 try:
@@ -460,6 +478,7 @@ class LayerStore:
             if demand:
                 self._fetcher.hurry(held.read)
             return False
+        self._fetcher.check_open()  # the memory may be gone, too
         frame = self._allocate(i, demand)
         if frame is None:
             return False
@@ -779,3 +798,5 @@ class LayerStore:
         """End all reads; nothing writes to the memory any more."""
         self._prefetch = 0
         await self._fetcher.close()
+        for held in self._held:  # a pass may still be on its way out: memory and tables are gone before it is
+            held.there = False
