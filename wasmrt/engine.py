@@ -465,7 +465,7 @@ class Model:
         self._closed = True
         self.device.close()
         await self._store.close()
-        self._bounds, self._store.tables = (), ()
+        self._bounds = ()
         self._memory.close()
         await self._source.close()
 

@@ -13,7 +13,7 @@ from wasmrt.store.metrics import StoreMetrics
 from wasmrt.store.source import Source, closed_error
 
 # Drives and links reach their speed with a few large reads in flight.
-AT_ONCE = 4
+AT_ONCE = 8
 ATTEMPTS = 3
 BACKOFF_SECONDS = 0.05  # before the second attempt, twice as much before the third, give or take half
 
