@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.gguf_files import write_llama
-from tools import acceptance, bench_peers, make_test_model
+from tools import acceptance, acceptance_base, bench_peers, make_test_model
 from tools.acceptance import ROOT, ROWS, Found, Setup, Skip, compared, judged, model_file
 from wasmrt.sync import call, load
 
@@ -56,7 +56,7 @@ def test_a_model_is_made_once_and_its_size_is_said_before(setup, monkeypatch, ca
 
 def test_the_size_that_is_said_is_that_of_the_file(setup, monkeypatch):
     path = model_file(setup, "tiny", "Q8_0")
-    free = path.stat().st_size + acceptance.SPARE_DISK - 200_000  # more than the header, which is not counted
+    free = path.stat().st_size + acceptance_base.SPARE_DISK - 200_000  # more than the header, which is not counted
     path.unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with pytest.raises(Skip, match=r"tiny\.Q8_0\.gguf takes 0\.0 GB of disk, and 1\.0 GB must stay free; 1\.0 GB are"):
