@@ -105,9 +105,14 @@ class Room:
 
 
 def copies(folder: Path) -> Iterator[Place]:
-    """Of a cache folder. Each has a lock file; it was last used when that was touched."""
+    """Of a cache folder. Each has a lock file; it was last used when that was touched.
+
+    A lock alone is none: the user may have named a folder of other programs, which have their .lock files.
+    """
     for lock in folder.glob("*/*.lock"):
-        yield Place(lock.with_suffix(""))
+        place = Place(lock.with_suffix(""))
+        if place.map.exists() or place.part.exists():
+            yield place
 
 
 def delete_unused(place: Place) -> bool:
