@@ -26,7 +26,7 @@ from wasmrt.store.disk_copy import Identity
 from wasmrt.store.file import FileSource
 from wasmrt.store.intervals import Intervals
 from wasmrt.store.lock import FileLock
-from wasmrt.store.room import copies
+from wasmrt.store.room import Room, copies
 from wasmrt.store.source import check_arguments
 
 DATA = random.Random(1).randbytes(10_000)
@@ -40,10 +40,10 @@ class Fake:
 
     block = 1
 
-    def __init__(self, data=DATA, url=URL, etag='"1"', sha256=None):
+    def __init__(self, data=DATA, url=URL, etag='"1"', sha256=None, last_modified=None):
         self.name = self.url = url
         self.size = len(data)
-        self.etag, self.sha256 = etag, sha256
+        self.etag, self.sha256, self.last_modified = etag, sha256, last_modified
         self.data = data
         self.reads = []
         self.closed = 0
@@ -319,7 +319,36 @@ def test_the_hash_decides_over_the_etag(tmp_path):
     assert run(fetch(tmp_path, [(0, 3000)], sha256=SHA256, etag='"other"')).reads == []
 
 
-def test_without_etag_and_hash_nothing_is_kept(tmp_path, caplog):
+MONDAY, TUESDAY = "Mon, 05 Jan 2026 10:00:00 GMT", "Tue, 06 Jan 2026 10:00:00 GMT"
+
+
+def test_the_time_of_modification_decides_where_there_is_no_etag(tmp_path):
+    monday = {"etag": None, "last_modified": MONDAY}
+    assert run(fetch(tmp_path, [(0, 3000)], **monday)).counts == Counter(range(3000))
+    assert run(fetch(tmp_path, [(0, 3000)], **monday)).reads == []
+    changed = {"etag": None, "last_modified": TUESDAY, "data": DATA[::-1]}
+    assert run(fetch(tmp_path, [(0, len(DATA))], **changed)).counts == Counter(range(len(DATA)))
+    assert run(fetch(tmp_path, [(0, len(DATA))], **changed)).reads == []
+
+
+@pytest.mark.parametrize(("was", "now"), [
+    ({"etag": None, "last_modified": MONDAY}, {"last_modified": MONDAY}),
+    ({"last_modified": MONDAY}, {"etag": None, "last_modified": MONDAY}),
+    ({"last_modified": MONDAY}, {"etag": '"2"', "last_modified": MONDAY}),
+    ({"etag": None, "last_modified": MONDAY}, {"etag": None, "sha256": "1" * 64}),
+])
+def test_an_equal_time_is_not_enough_where_there_is_an_etag(tmp_path, was, now):
+    run(fetch(tmp_path, [(0, 3000)], **was))
+    assert run(fetch(tmp_path, [(0, 100)], data=DATA[::-1], **now)).counts == Counter(range(100))
+
+
+def test_a_map_of_before_the_time_was_in_it(tmp_path, place):
+    run(fetch(tmp_path, [(0, 3000)]))
+    damage(lambda f: f.pop("last_modified"))(place)
+    assert run(fetch(tmp_path, [(0, 3000)])).reads == []
+
+
+def test_a_file_whose_version_cannot_be_told_is_not_kept(tmp_path, caplog):
     async def check():
         fake = Fake(etag=None)
         assert await open_cached(fake, tmp_path) is fake
@@ -356,6 +385,7 @@ def damage(change):
     damage(lambda f: f.update(size="10000")),
     damage(lambda f: f.update(format=2)),
     damage(lambda f: f.update(etag=7)),
+    damage(lambda f: f.update(last_modified=7)),
     damage(lambda f: f.pop("url")),
     damage(lambda f: f.update(url="http://example.org/other.gguf")),
 ])
@@ -811,6 +841,19 @@ def test_what_is_in_use_stays(tmp_path):
     run(check())
 
 
+def test_lock_files_of_other_programs_stay(tmp_path):
+    """The folder may be one that the user has other things in."""
+    (tmp_path / "project").mkdir()
+    foreign = [tmp_path / "project" / name for name in ("Cargo.lock", "Cargo")]
+    for path in foreign:
+        path.write_text("precious")
+        os.utime(path, (1, 1))
+    fill(tmp_path, ["a"])
+    assert Room(tmp_path, keep_free=0, max_bytes=64 << 10).make(tmp_path, 64 << 10) == 64 << 10
+    assert there(tmp_path) == set()                              # a left
+    assert [path.read_text() for path in foreign] == ["precious"] * 2
+
+
 def test_nothing_leaves_for_what_does_not_fit_anyway(tmp_path, caplog):
     """What there is room for is kept, the rest is not."""
     fill(tmp_path, ["a", "b"])
@@ -885,9 +928,17 @@ def test_ordinary_names_stay():
     for name in ("model-Q4_K_M.gguf", "a b (1).gguf", "m-00001-of-00002.gguf", "x+y=z,[1].gguf"):
         assert file_name(name) == name
     assert file_name("CON.gguf") == "_CON.gguf"
+    assert file_name("nul .gguf") == "_nul .gguf"
     assert file_name("..") == "_"
     assert file_name("a%20b.gguf") == "a b.gguf"
     assert file_name("%2e%2e%2fpasswd") == "_..%2Fpasswd"
+
+
+@pytest.mark.parametrize("suffix", ["part", "map", "lock", "map.new", "lock.held", "MAP"])
+def test_no_file_takes_the_place_of_what_lies_beside_another(suffix):
+    name = file_name(f"m.gguf.{suffix}")
+    assert name.lower() != f"m.gguf.{suffix}".lower()
+    assert name.replace("%2E", ".") == f"m.gguf.{suffix}"
 
 
 def test_secrets_are_not_written(tmp_path):

@@ -1004,6 +1004,19 @@ def test_a_bad_certificate_is_not_tried_again():
     assert trouble_of(httpx.ConnectError("refused"), "", FAST).then is Next.AGAIN
 
 
+@pytest.mark.parametrize("location", ["http://xn--a/", "javascript:1", "http:x", "http://[::1", "http://１/", "//"])
+def test_a_location_that_makes_no_sense(server, location):
+    server.faults = lambda request: redirect(location.encode().decode("latin-1"))
+    assert_one_line(open_error(server.url), "cannot open")
+
+
+@pytest.mark.parametrize("url", ["http://user:s3cret@h:port/m.gguf?s3cret", "http://user:s3cret@xn--a/", "http://a@s3cret@１/"])
+def test_what_is_no_url_is_named_without_secrets(url):
+    with pytest.raises(SourceError, match="is not a URL") as caught:
+        parse_url(url)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_names_of_urls():
     source_name = str(parse_url("HTTPS://Example.org:443/a%20b/c.gguf#top"))
     assert source_name == "https://example.org/a%20b/c.gguf"

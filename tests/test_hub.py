@@ -168,6 +168,23 @@ def test_a_named_file_needs_no_list():
         assert not server.requests
 
 
+def test_a_list_that_trickles_ends(monkeypatch):
+    monkeypatch.setattr("wasmrt.store.hub.LIST_SECONDS", 0.3)
+    with RangeServer({TREE: tree(*(f"{i}.gguf" for i in range(1000)))}) as server:
+        server.bytes_per_second = 100
+        with pytest.raises(SourceError, match=r"more than 0\.3 s") as caught:
+            run(list_files(REF, endpoint(server)))
+        assert caught.value.transient
+
+
+@pytest.mark.parametrize("location", ["http://xn--a/", "javascript:1", "http:x"])
+def test_a_list_that_moved_to_what_is_no_url(location):
+    with RangeServer({TREE: tree("a.gguf")}) as server:
+        server.faults.append(redirect(location))
+        with pytest.raises(SourceError, match="the list of the files"):
+            run(list_files(REF, endpoint(server)))
+
+
 def test_a_repository_that_was_renamed():
     with RangeServer({TREE: tree("a.gguf")}) as server:
         server.faults.append(redirect(TREE + "?recursive=true", 307))

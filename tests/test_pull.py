@@ -296,8 +296,17 @@ def test_to_a_path_out_of_the_cache(server, tmp_path):
     assert weights(server) == sent
 
 
-def test_a_file_without_an_etag_goes_to_a_path_only(server, tmp_path, caplog):
+def test_last_modified_tells_versions_apart_too(server, tmp_path):
     server.etag = False
+    assert [run(pull(server.url, cache_dir=tmp_path))[0].fetched_bytes for _ in range(2)] == [len(DATA), 0]
+    server.put(DATA[::-1])
+    assert run(pull(server.url, cache_dir=tmp_path))[0].fetched_bytes == len(DATA)
+    (path,) = tmp_path.glob("*/*.gguf")
+    assert path.read_bytes() == DATA[::-1]
+
+
+def test_a_file_without_a_version_goes_to_a_path_only(server, tmp_path, caplog):
+    server.etag = server.last_modified = False
     with pytest.raises(SourceError, match="cannot be cached"):
         run(pull(server.url, cache_dir=tmp_path / "cache"))
     run(pull(server.url, tmp_path / "m.gguf", cache_dir=tmp_path / "cache"))

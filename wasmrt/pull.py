@@ -168,7 +168,9 @@ async def _fetch(source: Source, url: str, progress: Progress, checking: Progres
             await _fetch_missing(source, progress)
             source = await source.complete(checking)
         if not isinstance(source, CachedFile):
-            raise SourceError(f"{source.name!r} cannot be cached: its server names no ETag; name a path for it (-o PATH)")
+            raise SourceError(
+                f"{source.name!r} cannot be cached: its server names neither ETag nor Last-Modified; name a path for it (-o PATH)"
+            )
         progress(source.size, source.size)
         return Pulled(str(source.path), url, source.size, fetched, source.sha256)
     finally:

@@ -42,6 +42,7 @@ class Remote(Source, Protocol):
     url: str
     etag: str | None
     sha256: str | None
+    last_modified: str | None
 
 
 async def open_cached(inner: Remote, folder: Path, *, keep_free: int | None = None, max_bytes: int | None = None) -> Source:
@@ -49,7 +50,7 @@ async def open_cached(inner: Remote, folder: Path, *, keep_free: int | None = No
     cannot be kept. keep_free, max_bytes: see Room. On an error `inner` is closed."""
     identity = identity_of(inner)
     if not identity.known:
-        log.warning(f"{inner.name!r} is not cached: its server names no ETag, by which a change would be seen")
+        log.warning(f"{inner.name!r} is not cached: no ETag and no Last-Modified of its server would show a change")
         return inner
     return await open_at(inner, place_of(folder, identity.url), Room(folder, keep_free, max_bytes))
 
@@ -109,7 +110,7 @@ async def hash_of(path: Path, progress: Progress | None = None) -> str:
 
 
 def identity_of(inner: Remote) -> Identity:
-    return Identity(url_key(inner.url), inner.size, inner.etag, inner.sha256)
+    return Identity(url_key(inner.url), inner.size, inner.etag, inner.sha256, inner.last_modified)
 
 
 def url_key(url: str) -> str:
@@ -142,7 +143,9 @@ def file_name(name: str) -> str:
     safe = quote(unquote(name), safe="+,=@()[] ").strip(" ")
     if len(safe) > NAME_BYTES:
         safe = f"{hashlib.sha256(safe.encode()).hexdigest()[:16]}-{safe[-NAME_BYTES + 17 :]}"
-    if safe.startswith((".", "-")) or not safe or re.match(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)", safe):
+    if re.search(r"(?i)\.(part|map|lock|new|held)$", safe):  # what our own files beside it are called
+        safe = "%2E".join(safe.rsplit(".", 1))
+    if safe.startswith((".", "-")) or not safe or re.match(r"(?i)(con|prn|aux|nul|com\d|lpt\d) *(\.|$)", safe):
         safe = "_" + safe  # names with a meaning of their own
     return safe.rstrip(".") or "_"
 
@@ -157,6 +160,7 @@ class CachedFile(FileSource):
     path: Path
     etag: str | None
     sha256: str | None
+    last_modified: str | None
     _lock: FileLock | None
 
     @classmethod
@@ -174,6 +178,7 @@ class CachedFile(FileSource):
         source.path, source.url = copy.place.path, url
         source.name = copy.identity.url.partition("?")[0]
         source.etag, source.sha256 = copy.identity.etag, copy.identity.sha256
+        source.last_modified = copy.identity.last_modified
         source._lock = lock
         return source
 

@@ -1,7 +1,7 @@
 """Copy: what of a remote file lies on this disk. Everything here blocks; cache.py calls it from threads.
 
     model.gguf.part    the bytes that are there, at their places; a sparse file
-    model.gguf.map     which ranges those are, and of which file: url, size, etag, sha256
+    model.gguf.map     which ranges those are, and of which file: url, size, etag, sha256, last_modified
     model.gguf.lock    held by the one process that writes, or shared by those that read a whole file
     model.gguf         instead of .part once all bytes are there and, where the hash is known, are the right ones
 
@@ -45,19 +45,23 @@ class Identity:
     size: int
     etag: str | None = None
     sha256: str | None = None
+    last_modified: str | None = None
 
     @property
     def known(self) -> bool:
         """Whether another version could be told from it: an equal size says little."""
-        return bool(self.etag or self.sha256)
+        return bool(self.etag or self.sha256 or self.last_modified)
 
     def same(self, other: "Identity") -> bool:
-        """The hash decides where both have one: stores name one content differently."""
+        """The hash decides where both have one: stores name one content differently. The time, in whole seconds, only where
+        there is no ETag."""
         if (self.url, self.size) != (other.url, other.size):
             return False
         if self.sha256 and other.sha256:
             return self.sha256 == other.sha256
-        return self.etag is not None and self.etag == other.etag
+        if self.etag or other.etag:
+            return self.etag == other.etag
+        return self.last_modified is not None and self.last_modified == other.last_modified
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def _parse_map(data: bytes) -> Map:
         raise ValueError
     fields = json.loads(data)
     url, size, etag, sha256, mtime = (fields[name] for name in ("url", "size", "etag", "sha256", "mtime_ns"))
+    modified = fields.get("last_modified")
     present = Intervals()
     end = 0
     for a, b in fields["present"]:
@@ -103,11 +108,11 @@ def _parse_map(data: bytes) -> Map:
             raise ValueError
         present.add(a, b)
         end = b
-    texts = isinstance(url, str) and isinstance(etag, str | None) and isinstance(sha256, str | None)
+    texts = isinstance(url, str) and all(isinstance(text, str | None) for text in (etag, sha256, modified))
     numbers = type(size) is int and (mtime is None or type(mtime) is int)
     if fields["format"] != FORMAT or not texts or not numbers or end > size:
         raise ValueError
-    return Map(Identity(url, size, etag, sha256), present, mtime)
+    return Map(Identity(url, size, etag, sha256, modified), present, mtime)
 
 
 def write_map(path: Path, found: Map) -> None:
@@ -119,6 +124,7 @@ def write_map(path: Path, found: Map) -> None:
         "size": identity.size,
         "etag": identity.etag,
         "sha256": identity.sha256,
+        "last_modified": identity.last_modified,
         "mtime_ns": found.mtime_ns,
         "present": list(found.present),
     }
@@ -226,9 +232,9 @@ class Copy:
             self.discard()
             return False
         _flush(self._opened)
-        mtime_ns = os.fstat(self._opened.fileno()).st_mtime_ns
         if os.name == "nt":  # which renames no file that is open; elsewhere it stays readable should the rest fail
             self._close_file()
+        mtime_ns = self.place.part.stat().st_mtime_ns  # Windows may set it when the file is closed
         everything = Intervals([(0, self.identity.size)])
         # The map first: open_copy() finishes a rename that did not happen.
         write_map(self.place.map, Map(self.identity, everything, mtime_ns))

@@ -6,6 +6,7 @@ opened, or with a SourceError; the time that takes is bounded.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -30,6 +31,7 @@ from wasmrt.store.source import check_arguments, closed_error
 
 DEFAULT_LIMITS = HttpLimits()
 KEEP_SECONDS = 30.0  # an unused connection; between two reads a layer may be computed
+NO_LOCATION = "a redirect has no usable Location; give the file's own URL"
 RENEW_AFTER = 2  # failures in a row after which the file is looked up anew where it was redirected: that host may be gone
 
 
@@ -54,8 +56,8 @@ class Part:
 class HttpSource:
     """Reads overlap on kept-alive connections and stream into the caller's buffer. Belongs to the event loop that opened it.
 
-    `etag` (a strong one) and `sha256` (as a model hub names it) identify the content for a cache. `name` is the URL without
-    query and credentials, which may be secrets.
+    `etag` (a strong one), `sha256` (as a model hub names it) and `last_modified` identify the content for a cache. `name` is
+    the URL without query and credentials, which may be secrets.
     """
 
     block = 1
@@ -67,6 +69,7 @@ class HttpSource:
         self.size = 0
         self.etag: str | None = None
         self.sha256: str | None = None
+        self.last_modified: str | None = None
         self._original = parsed
         self._client = client
         self._limits = limits
@@ -102,6 +105,7 @@ class HttpSource:
             raise
         identity = self._place.identity
         self.size, self.etag, self.sha256 = identity.size, identity.etag, identity.sha256
+        self.last_modified = identity.last_modified
         return self
 
     async def bypass_cache(self) -> None:
@@ -254,6 +258,8 @@ class HttpSource:
         except httpx.TransportError as error:
             host = f"{url.host}: " if url.host != self._original.host else ""
             raise trouble_of(error, host, self._limits) from error
+        except (httpx.InvalidURL, UnicodeError) as error:  # httpx looks at a Location, too
+            raise Trouble(NO_LOCATION, Next.NEVER) from error
 
     def _reading(self, part: Part) -> str:
         return f"reading bytes {part.offset} to {part.offset + len(part.view)} of {self.name!r}"
@@ -320,9 +326,11 @@ async def end(tasks: Iterable[asyncio.Task[Any]], cancel: bool = True) -> None:
 def parse_url(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url).copy_with(fragment=None)
-    except httpx.InvalidURL as error:
-        raise SourceError(f"{url.partition('?')[0]!r} is not a URL: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+        host = parsed.host  # decoded now, which may fail
+    except (httpx.InvalidURL, UnicodeError) as error:
+        shown = re.sub(r"//[^/]*@", "//", url.partition("?")[0])  # without user and password
+        raise SourceError(f"{shown!r} is not a URL: {error}") from None
+    if parsed.scheme not in ("http", "https") or not host:
         raise SourceError(f"{name_of(parsed)!r} names no file on a web server; a URL is like https://example.org/model.gguf")
     return parsed
 
@@ -332,8 +340,8 @@ def target_of(url: httpx.URL, headers: Mapping[str, str]) -> httpx.URL:
     try:
         target = url.join(headers["location"]).copy_with(fragment=None)
         return target.copy_with(userinfo=url.userinfo) if origin(target) == origin(url) else target
-    except (KeyError, httpx.InvalidURL):
-        raise Trouble("a redirect has no usable Location; give the file's own URL", Next.NEVER) from None
+    except (KeyError, httpx.InvalidURL, UnicodeError):
+        raise Trouble(NO_LOCATION, Next.NEVER) from None
 
 
 def name_of(url: httpx.URL) -> str:

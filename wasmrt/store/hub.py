@@ -25,6 +25,7 @@ DEFAULT_QUANTS = ("Q4_K_M", "Q4_0", "Q8_0", "Q5_K_M", "Q4_K_S", "Q6_K", "Q5_0", 
 MAX_PAGES = 20
 MAX_PAGE_BYTES = 4 << 20
 ATTEMPTS = 3
+LIST_SECONDS = 120.0  # for all pages: one that trickles meets no other time-out
 SHOWN = 24  # files that an error names
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -122,6 +123,19 @@ async def resolve(ref: HubRef, endpoint: str = HUB) -> str:
 
 async def list_files(ref: HubRef, endpoint: str = HUB) -> list[str]:
     """The paths of all files in the repository. Raises SourceError."""
+    import asyncio
+
+    try:
+        async with asyncio.timeout(LIST_SECONDS):
+            return await _list_files(ref, endpoint)
+    except TimeoutError as error:
+        raise SourceError(
+            f"cannot list the files of {ref.repository!r}: that took more than {LIST_SECONDS:g} s; check the connection",
+            transient=True,
+        ) from error
+
+
+async def _list_files(ref: HubRef, endpoint: str) -> list[str]:
     import httpx
 
     from wasmrt.store.http import make_client, parse_url
@@ -143,9 +157,10 @@ async def list_files(ref: HubRef, endpoint: str = HUB) -> list[str]:
                     return files
             try:
                 url = httpx.URL(urljoin(str(url), following))
+                same_host = (url.scheme, url.host, url.port) == (first.scheme, first.host, first.port)
             except (httpx.InvalidURL, ValueError):
                 raise _bad_list(ref, "goes on at what is no URL") from None
-            if (url.scheme, url.host, url.port) != (first.scheme, first.host, first.port):
+            if not same_host:
                 raise _bad_list(ref, f"goes on at another host, {url.host[:80]!r}")
     raise _bad_list(ref, f"has more than {MAX_PAGES} pages")
 
@@ -170,6 +185,8 @@ async def _get_patiently(client: "httpx.AsyncClient", url: "httpx.URL", ref: Hub
             reason, wait = trouble.reason, trouble.retry_after
         except httpx.TransportError as error:
             reason = " ".join(str(error).split()) or type(error).__name__
+        except (httpx.InvalidURL, UnicodeError):  # httpx looks at a Location, too
+            raise _bad_list(ref, "goes on at what is no URL") from None
         if attempt < ATTEMPTS:
             await asyncio.sleep(HttpLimits().pause(attempt, wait))
     raise SourceError(
