@@ -1,6 +1,7 @@
 """What every test shares: the folder of outside truth, the devices, and skips that CI turns into failures."""
 
 import importlib
+import itertools
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from wasmrt.errors import DeviceError
 from wasmrt.resources import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
+COUNTER = itertools.count()
 REQUIRED = set(filter(None, os.environ.get("WASMRT_REQUIRE", "").split(",")))
 
 # Fixed seeds and no deadline: a shared machine must not decide whether a property holds.
@@ -35,6 +37,15 @@ def missing_for_cpu() -> str | None:
     except (ImportError, DeviceError) as error:
         return str(error)
     return None
+
+
+@pytest.fixture(autouse=True)
+def _no_user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own cache, or another test's; XDG_CACHE_HOME is for the processes that tests start."""
+    folder = tmp_path_factory.getbasetemp() / f"user-cache-{next(COUNTER)}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    for module in ("wasmrt.store.remote", "wasmrt.pull"):
+        monkeypatch.setattr(f"{module}.default_cache", lambda: folder / "wasmrt" / "models")
 
 
 @pytest.fixture(scope="session")
