@@ -67,6 +67,7 @@ class Frames:
         ]
         self._occupants: dict[int, set[int]] = {id(pool): set() for pool in pools}
         self._uses = 0
+        self._short = 0  # of room: how many wait for it
 
     def _pool_of(self, i: int, extent: Extent, homes: set[int]) -> Pool:
         if i in homes:
@@ -118,6 +119,8 @@ class Frames:
                 self.fetcher.hurry(held.read)
             return False
         self.fetcher.check_open()  # the memory may be gone, too
+        if self._short and not demand:
+            return False  # or it would take, again and again, the room that left for what is wanted now
         frame = self._allocate(i, demand)
         if frame is None:
             return False
@@ -183,7 +186,11 @@ class Frames:
                 f"tensor {held.extent.tensor!r} needs {mib(held.n_bytes)} beside what is in use, and the memory budget of "
                 f"{mib(held.pool.limit)} for such pieces does not hold both; raise --memory"
             )
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        self._short += 1
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._short -= 1
 
     # Room
 
