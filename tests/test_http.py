@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import random
+import ssl
 import time
 import tracemalloc
 from dataclasses import replace
@@ -15,13 +16,13 @@ import pytest
 from tests.range_server import Fault, RangeServer, redirect
 from wasmrt.errors import SourceError
 from wasmrt.store import http_rules as rules
-from wasmrt.store.http import HttpSource, end, parse_url
+from wasmrt.store.http import HttpSource, certificates, end, make_client, parse_url
 from wasmrt.store.http_rules import HttpLimits, Identity, Next, Trouble
 from wasmrt.store.source import open_source
 
 DATA = random.Random(1).randbytes(100_000)
 FAST = HttpLimits(
-    connect_seconds=5, read_seconds=1, attempts=4, backoff_seconds=0.01, backoff_cap=0.02, retry_after_cap=0.2,
+    connect_seconds=5, read_seconds=0.5, attempts=4, backoff_seconds=0.01, backoff_cap=0.02, retry_after_cap=0.2,
     total_seconds=10, bytes_per_second=1e6,
 )
 SIZE = str(len(DATA))
@@ -1017,6 +1018,20 @@ def test_what_is_no_url_is_named_without_secrets(url):
     assert "s3cret" not in str(caught.value)
 
 
+def test_certificates_are_read_again_only_if_others_are_named(monkeypatch, tmp_path):
+    url = parse_url("https://h/m.gguf")
+    reads = []
+    create = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda *args, **of: reads.append(1) or create(*args, **of))
+    certificates.cache_clear()
+    for _ in range(3):
+        make_client(url, FAST)
+    assert len(reads) == 1
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    with pytest.raises(SourceError, match="SSL_CERT_"):
+        make_client(url, FAST)
+
+
 def test_names_of_urls():
     source_name = str(parse_url("HTTPS://Example.org:443/a%20b/c.gguf#top"))
     assert source_name == "https://example.org/a%20b/c.gguf"
@@ -1045,7 +1060,7 @@ def random_fault(pick: random.Random) -> Fault | None:
 def test_right_bytes_or_an_error_whatever_happens(server, seed, replaced):
     pick = random.Random(seed)
     calm = seed % 2                                              # half of the runs have fewer faults
-    limits = replace(FAST, read_seconds=0.1, part_bytes=pick.choice([7000, 50_000]), parallel=pick.choice([1, 4]), attempts=6)
+    limits = replace(FAST, read_seconds=0.06, part_bytes=pick.choice([7000, 50_000]), parallel=pick.choice([1, 4]), attempts=6)
 
     def fault_for(request):
         if replaced and len(server.requests) == 60:

@@ -169,7 +169,7 @@ async def _fetch(source: Source, url: str, progress: Progress, checking: Progres
             source = await source.complete(checking)
         if not isinstance(source, CachedFile):
             raise SourceError(
-                f"{source.name!r} cannot be cached: its server names neither ETag nor Last-Modified; name a path for it (-o PATH)"
+                f"{source.name!r} cannot be cached: its server names no ETag and no Last-Modified; name a path for it (-o PATH)"
             )
         progress(source.size, source.size)
         return Pulled(str(source.path), url, source.size, fetched, source.sha256)

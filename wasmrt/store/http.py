@@ -6,7 +6,10 @@ opened, or with a SourceError; the time that takes is bounded.
 
 import asyncio
 import contextlib
+import functools
+import os
 import re
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -360,6 +363,7 @@ def make_client(url: httpx.URL, limits: HttpLimits) -> httpx.AsyncClient:
     try:
         return httpx.AsyncClient(
             mounts={f"all://{host}": None for host in hosts},
+            verify=certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
             timeout=httpx.Timeout(limits.read_seconds, connect=limits.connect_seconds, pool=None),
             # Requests at once are bounded by the source; a bound of the pool could only make them wait unseen.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=limits.parallel, keepalive_expiry=KEEP_SECONDS),
@@ -367,6 +371,13 @@ def make_client(url: httpx.URL, limits: HttpLimits) -> httpx.AsyncClient:
     except (ImportError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise SourceError(f"cannot read from {name_of(url)!r}: {reason}; check the proxy and SSL_CERT_ variables") from error
+
+
+@functools.lru_cache(maxsize=1)
+def certificates(*_named: str | None) -> ssl.SSLContext:
+    """Shared by all clients: to read them takes 40 ms, in which the event loop stands still. httpx looks at the variables, whose
+    values are given here so that a change of them counts."""
+    return httpx.create_ssl_context()
 
 
 def trouble_of(error: httpx.TransportError, host: str, limits: HttpLimits) -> Trouble:
