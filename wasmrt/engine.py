@@ -402,7 +402,11 @@ class Model:
                     begin(part.chunk, await self._store.rows(chunks[part.chunk][1], CHUNK))
                 elif part.chunk != current:
                     begin(part.chunk)
-                await self.device.run(self._bounds[part.segments.start : part.segments.stop], part.ops, part.partial)
+                bounds = self._bounds[part.segments.start : part.segments.stop]
+                stop = await self.device.run(bounds, part.ops, part.partial)
+                if (stop.segment, stop.next_op) != (len(bounds) - 1, part.ops.stop):
+                    where = f"op {stop.next_op} of segment {part.segments[stop.segment]}"
+                    raise DeviceError(f"{self.name}: experts that {where} needs are not in memory; open the model again")
         self._passes += 1
 
     def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1) -> Candidates:

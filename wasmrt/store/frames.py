@@ -139,7 +139,8 @@ class Frames:
         held.read = None
         if read.done.cancelled() or read.done.exception() is not None:
             self.occupants(held.pool).discard(i)
-            held.pool.free(held.frame)
+            if not self.stays(i):  # a resident's place is kept: it is read again, and there is none to spare
+                held.pool.free(held.frame)
             held.fresh = False
             return
         if held.seen or held.pool is not self.resident:
@@ -197,6 +198,8 @@ class Frames:
     def _allocate(self, i: int, demand: bool) -> int | None:
         """A frame for an extent, in place of others if need be; None if nothing may leave for it."""
         held = self.held[i]
+        if self.stays(i) and held.frame:  # its read failed
+            return held.frame
         while (frame := held.pool.allocate(held.n_bytes)) is None:
             victim = self._victim(i, demand)
             if victim is None:

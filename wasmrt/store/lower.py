@@ -91,7 +91,9 @@ async def give_up(frames: Frames, i: int) -> int:
     while held.read is not None:
         await asyncio.wait([held.read.done])
     if held.there:
-        frames.evict(i)
+        frames.leave(i)
+    if held.frame:  # also if its read failed
+        frames.resident.free(held.frame)
         frames.memory.release(held.frame, held.n_bytes)
     frames.resident.limit -= held.n_bytes
     held.pool = frames.ring

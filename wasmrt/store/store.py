@@ -270,7 +270,8 @@ class LayerStore:
         """All chunks through an op of experts, with as many of these at once as there is room for."""
         segment = self._order.ops[at][0]
         wanted = self._named(at, self._routed[segment])
-        left = sorted(wanted, key=lambda i: not self._held[i].there)
+        # Those on their way come with the first: an address that appears while threads run would not be seen by all of them.
+        left = sorted(wanted, key=lambda i: not self._held[i].there and self._held[i].read is None)
         done: list[int] = []
         while left:
             pinned: list[int] = []
