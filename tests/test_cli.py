@@ -1,7 +1,9 @@
 """The command line as a user meets it: in a process of its own, with its exit codes, its one-line errors and Ctrl-C."""
 
+import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -122,6 +124,48 @@ def test_run_prints_text_and_then_one_line_of_statistics(path):
 
 
 @pytest.mark.parametrize(
+    ("n", "begins"), [(0, "0 tokens, none asked for (1 prompt token)"), (1, "1 token, first token after ")]
+)
+def test_statistics_of_what_was_not_measured_are_left_out(path, n, begins):
+    done = wasmrt("run", path, "--ids", 1, "-n", n, "--memory", "800KiB")
+    assert done.returncode == 0
+    line = next(line for line in done.stderr.splitlines() if "device cpu" in line)
+    assert line.startswith(begins)
+    assert "tok/s" not in line
+    assert ("a pass" in done.stderr) == (n > 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+@pytest.mark.parametrize("columns", [0, 90])
+def test_a_bar_on_a_terminal_counts_what_comes_from_its_start(columns):
+    """Half was there before; the rate is of the rest. A terminal of no width gets a bar as well."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    program = (
+        "import time\nfrom wasmrt.cli import _bar\n"
+        "with _bar('fetching', unit='B', unit_scale=True) as progress:\n"
+        "    for done in range(500, 1000, 10): progress(done * 10**6, 10**9); time.sleep(0.02)\n"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    with subprocess.Popen([sys.executable, "-c", program], stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux: the other end is closed
+            while chunk := os.read(ours, 1 << 16):
+                shown += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    rates = [int(rate) for rate in re.findall(rb"([0-9]+)MB/s", shown)]
+    assert rates, shown
+    assert max(rates) <= 500  # 10 MB in 20 ms at most, though 500 MB were there at once
+
+
+@pytest.mark.parametrize(
     ("options", "device", "threads"),
     [
         ((), "cpu", None),
@@ -219,12 +263,12 @@ def test_inspect(path):
 def test_help_is_complete():
     """Every command and option has its help line."""
     top = wasmrt("--help").stdout
-    for command in ("run", "chat", "inspect", "bench", "doctor"):
+    for command in ("run", "chat", "inspect", "plan", "bench", "pull", "doctor"):
         assert command in top
         shown = wasmrt(command, "--help").stdout
         assert "None" not in shown
         assert all(len(line) <= 100 for line in shown.splitlines())
-        if command in ("run", "chat", "bench"):
+        if command in ("run", "chat", "plan", "bench"):
             for word in (*DEVICES, *(f"cpu:{build}" for build in CPU_BUILDS), "--kv-type {f32,f16}", "--threads N"):
                 assert word in shown
     assert wasmrt().returncode == 2

@@ -1,4 +1,4 @@
-"""The command line: run, chat, inspect, bench, doctor. Text goes to stdout, everything else to stderr.
+"""The command line: run, chat, inspect, plan, bench, pull, doctor. Text goes to stdout, everything else to stderr.
 
 Exit codes: 0 fine, 1 a typed error (one line), 2 usage, 130 interrupted.
 """
@@ -226,10 +226,12 @@ def inspect(args: argparse.Namespace) -> int:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Say what a model would take within a budget, and how fast it would be, from its header alone."""
+    """Say what a model would take within a budget, and how fast it would be, before its weights are loaded."""
     from wasmrt.planning import examine, report
     from wasmrt.sync import call
 
+    if unused := [name for name in ("prefetch", "draft") if getattr(args, name) is not None]:
+        _say("note", f"a plan does not depend on: {', '.join(unused)}")
     names = ("device", "memory", "context", "threads", "kv_type", "policy")
     options = _usage(lambda: EngineOptions(**{name: getattr(args, name) for name in names}))
     found = call(examine(args.model, options, args.bandwidth, args.compute))
@@ -320,15 +322,29 @@ def _bar(what: str, **units: Any) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, shown only if it takes a while; gives what moves it: progress(done, total)."""
     from tqdm import tqdm
 
-    with tqdm(desc=what, delay=0.5, disable=None, leave=False, **units) as bar:
+    begun = False
+    with tqdm(desc=what, delay=0.5, disable=None, leave=False, ncols=_columns(), **units) as bar:
 
         def progress(done: int, total: int) -> None:
+            nonlocal begun
             bar.total = total
+            if not begun:  # the rate is of what comes from now on
+                begun = True
+                bar.initial = bar.n = bar.last_print_n = done
+                bar.unpause()
             bar.update(done - bar.n)
             if done == total:
                 bar.close()
 
         yield progress
+
+
+def _columns() -> int | None:
+    """80 for a terminal that does not know its width and says 0, where no bar would be drawn; None: as it says."""
+    try:
+        return None if os.get_terminal_size(sys.stderr.fileno()).columns else 80
+    except (OSError, ValueError):
+        return None
 
 
 def _sampler(args: argparse.Namespace) -> dict[str, Any]:
@@ -377,13 +393,18 @@ def _print_json(**fields: Any) -> None:
 def _statistics(model: "SyncModel", generation: "SyncGeneration") -> str:
     stats, engine = generation.stats, model.stats
     threads = f", {engine.threads} threads" if engine.threads > 1 else ""
-    rate = f"{stats.decode_tokens_per_second:.{1 if stats.decode_tokens_per_second >= 1 else 3}f} tok/s"
+    decode = stats.decode_tokens_per_second
+    rate = f"{decode:.{1 if decode >= 1 else 3}f} tok/s, " if decode else ""  # a single token is of the prompt's pass
+    first = f"first token after {stats.first_token_seconds:.3f} s" if stats.generated_tokens else "none asked for"
     line = (
-        f"{stats.generated_tokens} tokens, {rate}, "
-        f"first token after {stats.first_token_seconds:.3f} s ({stats.prompt_tokens} prompt tokens), "
+        f"{_plural(stats.generated_tokens, 'token')}, {rate}{first} ({_plural(stats.prompt_tokens, 'prompt token')}), "
         f"loaded in {engine.load_seconds:.2f} s, device {engine.device}{threads}"
     )
-    return f"{line}\n{_streaming(model, generation)}" if model.plan.streams else line
+    return f"{line}\n{_streaming(model, generation)}" if model.plan.streams and engine.passes else line
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n} {word}" + ("s" if n != 1 else "")
 
 
 def _streaming(model: "SyncModel", generation: "SyncGeneration") -> str:
@@ -426,6 +447,13 @@ def _whole(minimum: int, maximum: int | None = None) -> Callable[[str], Any]:
         return int(text)
 
     return _checked(check)
+
+
+def _rate(text: str) -> int | None:
+    try:
+        return parse_bytes(text.removesuffix("/s"))
+    except ValueError:
+        raise ValueError(f"expected bytes a second, such as 1.5GB or 900MB/s, not {text[:40]!r}") from None
 
 
 def _ids(text: str) -> list[int]:
@@ -475,8 +503,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = add(plan, "say what a model takes within a budget, and how fast it will be")
-    p.add_argument("model", metavar="MODEL", help=f"{WHERE}; only its header is read")
-    rate = _checked(parse_bytes)
+    p.add_argument("model", metavar="MODEL", help=f"{WHERE}; its header is read, and 64 MiB at most to measure")
+    rate = _checked(_rate)
     p.add_argument("--bandwidth", type=rate, metavar="B", help="bytes a second that the source gives (default: measured)")
     p.add_argument("--compute", type=rate, metavar="B", help="bytes of weights a second that kernels do (default: measured)")
     _add_engine(p)

@@ -1,4 +1,4 @@
-"""wasmrt plan: what a model would take within a budget and how fast it would be, from its header alone."""
+"""wasmrt plan: what a model would take within a budget and how fast it would be, before its weights are loaded."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from wasmrt.device.choice import choose
 from wasmrt.engine import fit
 from wasmrt.model.build import Built
 from wasmrt.options import EngineOptions, Ref
-from wasmrt.speed import gb, predict_for, strip
+from wasmrt.speed import duration, gb, predict_for, strip
 from wasmrt.store.open import open_model
-from wasmrt.store.plan import Plan
+from wasmrt.store.plan import Plan, mib
 
 HOMES = {
     "memory": "stay in memory",
@@ -54,14 +54,16 @@ def report(found: dict[str, Any]) -> str:
     """The same as lines for a person."""
     predicted, homes = found["predicted"], list(found["homes"].values())
     context = f"{found['context']} positions"
+    experts = f", {mib(found['expert_cache_bytes'])} for experts" if found["expert_cache_bytes"] else ""
+    lacking = "are read as tokens need them" if experts else "are read anew for each token"
     rows = [
-        ("model", f"{found['model']}, {gb(found['weights_total_bytes'])} of weights"),
-        ("budget", f"{gb(found['budget'])}; the smallest that works is {gb(found['minimum_bytes'])}"),
-        ("weights", f"{gb(found['resident_bytes'])} stay, {gb(found['streamed_bytes'])} are read anew for each token"),
-        ("staging", f"{gb(found['staging_bytes'])} for what is read ahead, {gb(found['expert_cache_bytes'])} for experts"),
-        ("cache", f"{gb(found['kv_bytes'])} for {context}"),
-        ("activations", gb(found["activation_bytes"] + found["state_bytes"])),
-        ("in all", f"{gb(found['total_bytes'])}"),
+        ("model", f"{found['model']}, {mib(found['weights_total_bytes'])} of weights"),
+        ("budget", f"{mib(found['budget'])}; {mib(found['minimum_bytes'])} would do for {context}"),
+        ("weights", f"{mib(found['resident_bytes'])} stay, {mib(found['streamed_bytes'])} {lacking}"),
+        ("staging", f"{mib(found['staging_bytes'])} for what is read ahead{experts}"),
+        ("cache", f"{mib(found['kv_bytes'])} for {context}"),
+        ("activations", mib(found["activation_bytes"] + found["state_bytes"])),
+        ("in all", mib(found["total_bytes"])),
         ("layers", f"|{strip(list(found['resident_share_of_segments'].values()))}| what of each stays, embedding to head"),
         ("tensors", "; ".join(f"{homes.count(home)} {text}" for home, text in HOMES.items() if home in homes)),
         ("speed", speed(predicted)),
@@ -72,8 +74,9 @@ def report(found: dict[str, Any]) -> str:
 def speed(predicted: dict[str, Any]) -> str:
     """What takes how long."""
     seconds, computing = predicted["seconds_per_token"], predicted["computing_seconds"]
-    rate = f"about {seconds:.2f} s a token ({1 / seconds:.1f} tok/s)"
+    rate = f"about {duration(seconds)} a token ({predicted['tokens_per_second']:.3g} tok/s)"
     if not predicted["read_bytes"]:
         return f"{rate}, all of it computing"
-    reading = f"reading {predicted['reading_seconds']:.2f} s at {gb(predicted['read_bytes_per_second'])}/s"
-    return f"{rate}: {reading}, computing {computing:.2f} s at the same time; {predicted['limit']} is the limit"
+    reading = f"{gb(predicted['read_bytes'])} are read in {duration(predicted['reading_seconds'])}"
+    source = f"at {gb(predicted['read_bytes_per_second'])}/s"
+    return f"{rate}: {reading} {source}, computing takes {duration(computing)} meanwhile; {predicted['limit']} is the limit"

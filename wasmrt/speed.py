@@ -169,7 +169,11 @@ def gb(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
+def duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1e3 * seconds:.2f} ms"
+
+
 def strip(shares: Sequence[float]) -> str:
-    """Shares from 0 to 1 as a row of bars."""
-    bars = " ▁▂▃▄▅▆▇█"
-    return "".join(bars[round(share * (len(bars) - 1))] for share in shares)
+    """Shares from 0 to 1 as a row of bars: a blank is nothing at all, a full bar is everything."""
+    part = "▁▂▃▄▅▆▇"
+    return "".join("█" if share >= 1 else part[int(share * len(part))] if share > 0 else " " for share in shares)

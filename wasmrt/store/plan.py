@@ -193,8 +193,8 @@ def make_plan(
         chosen = _lowered(wanted, least, lambda n: sizes.kv_bytes(n) <= share and _minimum(demand, sizes, n) <= most)
     notes: tuple[str, ...] = ()
     if chosen < wanted:
-        why = "more do not fit" if fixed + sizes.kv_bytes(chosen) <= budget else f"more would take a {KV_SHARE}th of"
-        notes = (f"the context is {chosen} positions, not {wanted}: {why} a memory budget of {budget} bytes",)
+        why = "more do not fit" if fixed + sizes.kv_bytes(chosen) <= budget else f"more would take over 1/{KV_SHARE} of"
+        notes = (f"the context is {chosen} positions, not {wanted}: {why} a memory budget of {mib(budget)}",)
     return _for_context(demand, sizes_of, budget, chosen, policy, notes)
 
 
@@ -314,11 +314,11 @@ def homes(table: LayerTable, resident: Set[int]) -> dict[str, str]:
 
 def _too_small(demand: Demand, sizes: Sizes, budget: int, context: int, minimum: int, everything: int) -> str:
     others = sizes.state_bytes + sizes.activation_bytes
-    streaming = demand.largest_op + demand.largest_expert
+    streaming = minimum - sizes.kv_bytes(context) - others
     return (
         f"a memory budget of {budget} bytes is too small: with a context of {context} this model needs {mib(minimum)} "
-        f"({mib(sizes.kv_bytes(context))} key/value cache, {mib(others)} activations, {mib(streaming)} for the largest piece "
-        f"of its weights), and {mib(everything)} to keep all of them; raise --memory or lower --context"
+        f"({mib(sizes.kv_bytes(context))} key/value cache, {mib(others)} activations, {mib(streaming)} for weights while "
+        f"they are used), and {mib(everything)} to keep all of them; raise --memory or lower --context"
     )
 
 

@@ -1,0 +1,177 @@
+"""wasmrt plan: its figures add up, its words agree with its figures, and what was given is not measured."""
+
+import asyncio
+import json
+import re
+
+import pytest
+
+from tests.gguf_files import write_llama
+from tests.range_server import RangeServer
+from tests.test_cli import wasmrt
+from wasmrt import speed
+from wasmrt.errors import BudgetError
+from wasmrt.options import EngineOptions, parse_bytes
+from wasmrt.planning import examine, report
+from wasmrt.store.plan import Plan
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+RATES = ("--bandwidth", "2MB/s", "--compute", "100MB")
+SMALL = "800KiB"  # less than the model, more than it needs
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("models") / "experts.gguf", experts=8)
+
+
+def found_for(path, memory=None, read_rate=2e6, compute_rate=1e8, **options):
+    options = EngineOptions(memory=parse_bytes(memory), **options)
+    return asyncio.run(examine(path, options, read_rate, compute_rate))
+
+
+@pytest.fixture
+def nothing_measured(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("this was given and is not to be measured")
+
+    monkeypatch.setattr(speed, "reading_rate", refuse)
+    monkeypatch.setattr(speed, "computing_rate", refuse)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
+@pytest.mark.parametrize("policy", ["plan", "lru"])
+@pytest.mark.parametrize("model", ["path", "experts"])
+def test_the_figures_add_up(request, model, policy, share, nothing_measured):
+    """For budgets between the smallest and one that holds everything."""
+    path = request.getfixturevalue(model)
+    whole = found_for(path, context=64)
+    memory = whole["minimum_bytes"] + int(share * (whole["total_bytes"] - whole["minimum_bytes"]))
+    found = found_for(path, memory, context=64, policy=policy)
+    parts = ("weight_bytes", "kv_bytes", "state_bytes", "activation_bytes")
+    assert sum(found[part] for part in parts) == found["total_bytes"] <= found["budget"]
+    assert found["resident_bytes"] + found["staging_bytes"] + found["expert_cache_bytes"] <= found["weight_bytes"]
+    assert found["minimum_bytes"] <= found["budget"]
+    assert found["touched_bytes"] <= found["weights_total_bytes"]
+    assert (found["streamed_bytes"] > 0) == (share < 1)
+    shares = found["resident_share_of_segments"].values()
+    assert all(0 <= share <= 1 for share in shares)
+    assert share < 1 or set(shares) == {1.0}
+    assert ("for experts" in report(found)) == (found["expert_cache_bytes"] > 0)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_given_rates_are_used_and_nothing_is_measured(path, nothing_measured):
+    """Reading and computing overlap: the longer of the two is a token's time."""
+    slow_source = found_for(path, SMALL, 2e6, 1e8)
+    predicted, streamed = slow_source["predicted"], slow_source["streamed_bytes"]
+    assert predicted["read_bytes"] == streamed
+    assert predicted["seconds_per_token"] == predicted["reading_seconds"] == pytest.approx(streamed / 2e6)
+    assert predicted["tokens_per_second"] == pytest.approx(2e6 / streamed)
+    assert predicted["limit"] == "reading"
+    kernels = found_for(path, SMALL, 1e12, 1e6)["predicted"]
+    assert kernels["seconds_per_token"] == kernels["computing_seconds"] == pytest.approx(slow_source["touched_bytes"] / 1e6)
+    assert kernels["limit"] == "computing"
+    resident = found_for(path)["predicted"]
+    assert (resident["read_bytes"], resident["reading_seconds"], resident["read_bytes_per_second"]) == (0, 0.0, None)
+
+
+def test_what_is_not_given_is_measured(path):
+    predicted = found_for(path, SMALL, None, None)["predicted"]
+    assert predicted["read_bytes_per_second"] > 0
+    assert predicted["compute_bytes_per_second"] > 0
+
+
+def amount(text):
+    """The first amount in a text, in bytes."""
+    number, unit = re.search(r"([0-9.]+) (MiB|MB|GB)\b", text).groups()
+    return float(number) * {"MiB": 2**20, "MB": 1e6, "GB": 1e9}[unit]
+
+
+AMOUNTS = {
+    "model": "weights_total_bytes",
+    "budget": "budget",
+    "weights": "resident_bytes",
+    "staging": "staging_bytes",
+    "cache": "kv_bytes",
+    "in-all": "total_bytes",
+}
+
+
+def test_the_report_says_what_the_figures_are(path):
+    found = found_for(path, SMALL)
+    rows = dict(line.split(None, 1) for line in report(found).replace("in all", "in-all").splitlines())
+    for row, key in AMOUNTS.items():
+        assert found[key] <= amount(rows[row]) <= found[key] + 0.11 * 2**20, row
+    assert f"{found['context']} positions" in rows["cache"]
+    assert "experts" not in rows["staging"]
+    strip = rows["layers"].split("|")[1]
+    assert len(strip) == len(found["resident_share_of_segments"]) == 4  # embedding, two layers, head
+    for bar, share in zip(strip, found["resident_share_of_segments"].values(), strict=True):
+        assert (bar == " ") == (share == 0)
+        assert (bar == "█") == (share == 1)
+        assert abs(BARS.index(bar) / 8 - share) <= 1 / 7
+    homes = list(found["homes"].values())
+    assert sum(int(part.split()[0]) for part in rows["tensors"].split(";")) == len(homes)
+    assert "reading is the limit" in rows["speed"]
+    assert f"({found['predicted']['tokens_per_second']:.3g} tok/s)" in rows["speed"]
+    assert "all of it computing" in report(found_for(path))
+
+
+def test_the_budget_that_would_do_does(path):
+    """What the report and the error name works when it is given back as it was printed, for the same context."""
+    text = report(found_for(path, "2MiB", context=64))
+    named = re.search(r"; ([0-9.]+ MiB) would do for 64 positions", text)[1]
+    assert found_for(path, named, context=64)["total_bytes"] <= parse_bytes(named)
+    with pytest.raises(BudgetError) as caught:
+        found_for(path, "1KiB", context=64)
+    parts = [float(n) for n in re.findall(r"([0-9.]+) MiB", str(caught.value))]
+    assert parts[0] == pytest.approx(sum(parts[1:4]), abs=0.31)  # each is rounded up
+    assert found_for(path, f"{parts[0]}MiB", context=64)["budget"] == int(parts[0] * 2**20)
+
+
+def test_the_command_in_json(path):
+    done = wasmrt("plan", path, "--memory", SMALL, *RATES, "--json")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    found = json.loads(done.stdout)
+    plain = {name for name in Plan.__dataclass_fields__ if name != "parts"}
+    assert plain | {"model", "device", "total_bytes", "bytes_bound", "weights_total_bytes", "predicted"} <= set(found)
+    assert found["budget"] == 800 * 1024
+    assert found["predicted"]["read_bytes_per_second"] == 2e6
+    assert found["predicted"]["compute_bytes_per_second"] == 1e8
+
+
+def test_the_command_for_a_person(path):
+    done = wasmrt("plan", path, "--memory", SMALL, *RATES, "--prefetch", 2, "--draft", 0)
+    assert (done.returncode, done.stderr) == (0, "note: a plan does not depend on: prefetch, draft\n")
+    assert done.stdout == report(found_for(path, SMALL))
+
+
+def test_what_does_not_fit_and_what_is_no_rate_end_with_one_line(path, tmp_path):
+    done = wasmrt("plan", path, "--memory", "1KiB")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: a memory budget of 1024 bytes is too small: ")
+    for option in ("--bandwidth", "--compute"):
+        done = wasmrt("plan", path, option, "fast")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert f"{option}: expected bytes a second, such as 1.5GB or 900MB/s, not 'fast'" in done.stderr
+    done = wasmrt("plan", tmp_path / "missing.gguf")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
+def test_of_a_url_the_header_is_read(path):
+    """With rates given, not the whole file; the figures are those of the file on disk."""
+    with RangeServer(path) as server:
+        there = found_for(server.url, SMALL)
+        assert server.sent < path.stat().st_size
+    here = found_for(path, SMALL)
+    assert (there["model"], here["model"]) == (server.url, str(path))
+    for name in ("context", "kv_bytes", "touched_bytes", "weights_total_bytes", "minimum_bytes", "notes"):
+        assert there[name] == here[name]
