@@ -854,6 +854,24 @@ def test_lock_files_of_other_programs_stay(tmp_path):
     assert [path.read_text() for path in foreign] == ["precious"] * 2
 
 
+def test_a_whole_copy_is_never_unlocked_while_it_is_opened(tmp_path, place, monkeypatch):
+    """Whoever needs room at that moment would delete it."""
+    run(fetch(tmp_path, [(0, len(DATA))]))
+    release = FileLock.release
+
+    def release_and_lose(self):
+        release(self)
+        Room(tmp_path, keep_free=0, max_bytes=1).make(tmp_path, 1)
+
+    async def check():
+        with monkeypatch.context() as patch:
+            patch.setattr(FileLock, "release", release_and_lose)
+            source = await open_cached(Fake(), tmp_path)
+        assert await read_all(source) == DATA
+
+    run(check())
+
+
 def test_nothing_leaves_for_what_does_not_fit_anyway(tmp_path, caplog):
     """What there is room for is kept, the rest is not."""
     fill(tmp_path, ["a", "b"])
@@ -868,6 +886,21 @@ def test_nothing_leaves_for_what_does_not_fit_anyway(tmp_path, caplog):
     run(check())
     assert {"example.orga", "example.orgb"} <= there(tmp_path)
     assert "is kept in" in caplog.text
+
+
+def test_nothing_leaves_if_only_what_is_in_use_would_make_the_room(tmp_path):
+    fill(tmp_path, ["a", "b"])
+
+    async def check():
+        using = await open_cached(Fake(bytes(64 << 10), url=url("a")), tmp_path)
+        room = Room(tmp_path, keep_free=0, max_bytes=140_000)
+        assert 0 < room.make(tmp_path, 100_000) < 100_000
+        assert there(tmp_path) == {"example.orga", "example.orgb"}
+        await using.close()
+        assert room.make(tmp_path, 100_000) >= 100_000
+        assert there(tmp_path) == set()
+
+    run(check())
 
 
 def test_part_of_the_disk_stays_free(tmp_path, monkeypatch, caplog):

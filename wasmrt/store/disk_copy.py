@@ -245,7 +245,7 @@ class Copy:
 
     def share(self) -> None:
         """Of a whole copy: from now on others may use it, too."""
-        if self.lock is not None:
+        if self.lock is not None and not self.lock.shared:
             self.lock.release()
             with contextlib.suppress(OSError):
                 self.lock = FileLock.acquire(self.place.lock, shared=True)

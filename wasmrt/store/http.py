@@ -375,8 +375,8 @@ def make_client(url: httpx.URL, limits: HttpLimits) -> httpx.AsyncClient:
 
 @functools.lru_cache(maxsize=1)
 def certificates(*_named: str | None) -> ssl.SSLContext:
-    """Shared by all clients: to read them takes 40 ms, in which the event loop stands still. httpx looks at the variables, whose
-    values are given here so that a change of them counts."""
+    """Shared by all clients: to read them takes 40 ms, in which the event loop stands still. The variables that httpx looks at
+    are given so that a change of them counts."""
     return httpx.create_ssl_context()
 
 

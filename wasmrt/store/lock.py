@@ -17,9 +17,10 @@ class FileLock:
     that holds nothing.
     """
 
-    def __init__(self, path: Path, descriptor: int | None, made: Path | None = None) -> None:
+    def __init__(self, path: Path, descriptor: int | None, shared: bool, made: Path | None = None) -> None:
         """Use `acquire`. made: the file whose existence is the lock."""
         self.path = path
+        self.shared = shared
         self._descriptor = descriptor
         self._made = made
 
@@ -41,7 +42,7 @@ class FileLock:
             # Whoever evicts a file deletes its lock, too: then ours is a lock on nothing, and the next one would not see it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return cls(path, descriptor)
+                    return cls(path, descriptor, shared)
             os.close(descriptor)
 
     def touch(self) -> None:
@@ -96,7 +97,7 @@ def _by_existence(path: Path, shared: bool) -> FileLock | None:
     Nothing is shared then: a reader's file may be evicted under it, which is harmless where a deleted file stays readable.
     """
     if shared:
-        return FileLock(path, None)
+        return FileLock(path, None, shared)
     made = path.with_name(path.name + ".held")
     for _ in range(2):
         try:
@@ -108,7 +109,7 @@ def _by_existence(path: Path, shared: bool) -> FileLock | None:
         else:
             os.write(descriptor, str(os.getpid()).encode())
             os.close(descriptor)
-            return FileLock(path, None, made)
+            return FileLock(path, None, shared, made)
     return None
 
 

@@ -93,14 +93,20 @@ class Room:
         others = sorted(copies(folder), key=_last_use) if room < wanted or self._max_bytes is not None else []
         if self._max_bytes is not None:
             room = min(room, self._max_bytes - sum(place.n_bytes for place in others))
-        if room + sum(place.n_bytes for place in others) < wanted:
-            return room  # deleting all would not do
-        for place in others:
-            if room >= wanted:
-                break
-            n_bytes = place.n_bytes
-            if delete_unused(place):
-                room += n_bytes
+        with contextlib.ExitStack() as held:
+            leaving: list[tuple[Place, FileLock]] = []
+            missing = wanted - room
+            for place in others:
+                if missing > 0 and (lock := lock_unused(place)):
+                    held.callback(lock.release)
+                    leaving.append((place, lock))
+                    missing -= place.n_bytes
+            if missing > 0:
+                return room  # deleting all that nobody uses would not do
+            for place, lock in leaving:
+                n_bytes = place.n_bytes
+                if delete(place, lock):
+                    room += n_bytes
         return room
 
 
@@ -115,22 +121,24 @@ def copies(folder: Path) -> Iterator[Place]:
             yield place
 
 
-def delete_unused(place: Place) -> bool:
-    """Delete a copy. False if someone uses it, or if the disk refuses."""
+def lock_unused(place: Place) -> FileLock | None:
+    """None if someone uses the copy, or if the disk refuses."""
     try:
-        lock = FileLock.acquire(place.lock)
-        if lock is None:
-            return False
-        try:
-            place.delete()
-            place.beside(".map.new").unlink(missing_ok=True)
-            lock.remove()
-        finally:
-            lock.release()
-        with contextlib.suppress(OSError):
-            place.path.parent.rmdir()  # if it was the last one
+        return FileLock.acquire(place.lock)
+    except OSError:
+        return None
+
+
+def delete(place: Place, lock: FileLock) -> bool:
+    """Delete a copy that is locked by us. False if the disk refuses."""
+    try:
+        place.delete()
+        place.beside(".map.new").unlink(missing_ok=True)
     except OSError:
         return False
+    lock.remove()
+    with contextlib.suppress(OSError):
+        place.path.parent.rmdir()  # if it was the last one
     return True
 
 
