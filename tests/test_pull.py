@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,40 @@ def test_cancelled_at_random_points_and_resumed(server, tmp_path, to_path):
     assert Path(pulled.path).read_bytes() == DATA
     assert len(DATA) <= weights(server) <= len(DATA) + cancels * module.PARALLEL * RANGE
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == (["m.gguf"] if to_path else [])
+
+
+def test_progress_begins_with_what_is_there(server, tmp_path):
+    """So that a bar's rate is of what comes, and not of what came another time."""
+    server.bytes_per_second = 3e6
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(pull(server.url, cache_dir=tmp_path), 0.2))
+    server.bytes_per_second = None
+    sent, seen = weights(server), []
+    (pulled,) = run(pull(server.url, cache_dir=tmp_path, progress=lambda *counts: seen.append(counts)))
+    assert seen[0] == (len(DATA) - pulled.fetched_bytes, len(DATA))
+    assert 0 < seen[0][0] <= sent
+    assert seen == sorted(seen)
+
+
+def test_ranges_grow_until_they_take_a_while_and_shrink_on_a_slow_line(monkeypatch):
+    monkeypatch.setattr(module, "RANGE_BYTES", 8 << 20)
+    for rate in (10e3, 200e3, 3e6, 1e9):  # bytes per second
+        n_bytes, sizes = module.FIRST_BYTES, []
+        for _ in range(10):
+            sizes.append(n_bytes)
+            n_bytes = module.next_bytes(n_bytes, n_bytes / rate)
+        seconds = sizes[-1] / rate
+        assert sizes[-1] == sizes[-2]
+        assert module.SHORT <= seconds <= module.LONG or sizes[-1] in (module.LEAST_BYTES, module.RANGE_BYTES)
+
+
+def test_ranges_are_taken_off_what_is_missing_in_order_and_once():
+    gaps = [(3, 10), (20, 21), (30, 47)]
+    missing, taken = deque(gaps), []
+    while missing:
+        taken.append(module.take(missing, 1 + len(taken) % 5))
+    assert [byte for start, end in taken for byte in range(start, end)] == [byte for gap in gaps for byte in range(*gap)]
+    assert all(0 < end - start <= 1 + i % 5 for i, (start, end) in enumerate(taken))
 
 
 KILLED = """
@@ -328,8 +363,9 @@ def test_which_files_a_model_has(url, names):
 
 
 def test_too_many_shards():
-    with pytest.raises(SourceError, match="99999 files"):
-        shard_urls("http://h/m-00001-of-99999.gguf")
+    with pytest.raises(SourceError, match="99999 files") as caught:
+        shard_urls("http://user:s3cret@h/m-00001-of-99999.gguf?s3cret")
+    assert "s3cret" not in str(caught.value)
 
 
 def test_where_shards_go(tmp_path):

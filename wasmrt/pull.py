@@ -2,7 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,15 +12,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wasmrt.errors import SourceError, UnsupportedError
+from wasmrt.gguf.split import MAX_SHARDS
 from wasmrt.store.cache import CachedFile, CachedSource, Remote, file_name, hash_of, identity_of, open_at
 from wasmrt.store.hub import HUB, SHARD
 from wasmrt.store.remote import default_cache, has_copy, is_remote, open_remote, url_of_ref
 from wasmrt.store.room import Place, Room
-from wasmrt.store.source import Source
+from wasmrt.store.source import Source, without_secrets
 
 PARALLEL = 4
-RANGE_BYTES = 8 << 20
-MAX_SHARDS = 1000
+RANGE_BYTES = 8 << 20  # of one request at most
+FIRST_BYTES = 1 << 20  # of the first ones: how fast the server is, they tell
+LEAST_BYTES = 256 << 10
+LONG, SHORT = 3.0, 1.0  # seconds: what is longer loses too much when it is stopped, what is shorter waits too often
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -52,7 +57,7 @@ async def pull(
     then, also when it is cancelled, need not be fetched again.
     """
     if not is_remote(ref):
-        raise UnsupportedError(f"{ref!r} is neither a URL nor an hf: reference, so there is nothing to fetch")
+        raise UnsupportedError(f"{ref!r} is neither an http(s) URL nor an hf: reference, so there is nothing to fetch")
     folder = cache_dir or default_cache()
     url = await url_of_ref(ref, cache_dir=folder, endpoint=endpoint)
     urls = shard_urls(url)
@@ -103,7 +108,8 @@ def shard_urls(url: str) -> list[str]:
         return [url]
     n = int(match[2])
     if n > MAX_SHARDS:
-        raise SourceError(f"a model of {n} files is more than the {MAX_SHARDS} that are fetched; is {path!r} the right one?")
+        shown = without_secrets(path)
+        raise SourceError(f"a model of {n} files is more than the {MAX_SHARDS} that one may have; is {shown!r} the right one?")
     return [f"{path[: match.start(1)]}{i:05}{path[match.end(1) :]}{mark}{query}" for i in range(1, n + 1)]
 
 
@@ -180,18 +186,23 @@ async def _fetch(source: Source, url: str, progress: Progress, checking: Progres
 def _check_kept(source: CachedSource) -> None:
     if source.trouble:
         raise SourceError(
-            f"{source.name!r} cannot be kept in {str(source.path.parent)!r}: {source.trouble}; what is there stays, "
-            f"and the same command goes on from it"
+            f"{source.name!r} cannot be kept in {str(source.path.parent)!r}: {source.trouble}; mend that and repeat the "
+            f"command, which goes on from what is there, or choose another place"
         )
 
 
 async def _fetch_missing(source: CachedSource, progress: Progress) -> None:
-    ranges = _ranges(source)
+    missing = deque(source.missing())
+    progress(source.size - source.missing_bytes, source.size)
 
     async def work() -> None:
         buffer = memoryview(bytearray(RANGE_BYTES))
-        for start, end in ranges:
+        n_bytes = min(FIRST_BYTES, RANGE_BYTES)
+        while missing:
+            start, end = take(missing, n_bytes)
+            began = time.perf_counter()
             await source.read_into(start, buffer[: end - start])
+            n_bytes = next_bytes(n_bytes, time.perf_counter() - began)
             _check_kept(source)
             progress(source.size - source.missing_bytes, source.size)
 
@@ -204,7 +215,15 @@ async def _fetch_missing(source: CachedSource, progress: Progress) -> None:
         raise first from first.__cause__
 
 
-def _ranges(source: CachedSource) -> Iterator[tuple[int, int]]:
-    for start, end in source.missing():
-        for at in range(start, end, RANGE_BYTES):
-            yield at, min(end, at + RANGE_BYTES)
+def take(missing: deque[tuple[int, int]], n_bytes: int) -> tuple[int, int]:
+    """The first n_bytes of what is missing, or of its first range what there is, taken off it."""
+    start, end = missing.popleft()
+    if end - start > n_bytes:
+        missing.appendleft((start + n_bytes, end))
+    return start, min(end, start + n_bytes)
+
+
+def next_bytes(n_bytes: int, seconds: float) -> int:
+    """How much the next range has, after one of n_bytes took so many seconds."""
+    wanted = 2 * n_bytes if seconds < SHORT else n_bytes // 2 if seconds > LONG else n_bytes
+    return min(RANGE_BYTES, max(LEAST_BYTES, wanted))
