@@ -643,11 +643,11 @@ def test_open_source_takes_paths_urls_and_bytes(path, monkeypatch):
     run(check())
 
 
-@pytest.mark.parametrize("ref", ["s3://bucket/m.gguf?signature=s3cret", "ftp://example.org/m.gguf?s3cret"])
+@pytest.mark.parametrize("ref", ["s3://bucket/m.gguf?signature=s3cret", "ftp://user:s3cret@example.org/m.gguf"])
 def test_other_schemes_are_not_supported(ref):
     with pytest.raises(UnsupportedError) as caught:
         run(open_source(ref))
-    assert_one_line(caught.value, "not supported", ref.partition("?")[0], "download")
+    assert_one_line(caught.value, "not supported", ref[:3], "/m.gguf'", "download")
     assert "s3cret" not in str(caught.value)
 
 

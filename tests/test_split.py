@@ -18,6 +18,7 @@ from tests.range_server import RangeServer
 from wasmrt.engine import open_tokenizer
 from wasmrt.errors import FormatError, SourceError, UnsupportedError, WasmrtError
 from wasmrt.gguf.reader import parse_header
+from wasmrt.gguf.split import MAX_SHARDS
 from wasmrt.inspect import describe
 from wasmrt.store import open as module
 from wasmrt.store import remote
@@ -362,6 +363,7 @@ WRONG = [
     (tensor_twice, FormatError, f"{TWO}tensor '.*' is also in .*m-00001"),
     (of_keys(0, 0, 4, 21), FormatError, "the name says shard 1 of 3, the metadata shard 1 of 4"),
     (of_keys(0, 0, 0, 21), FormatError, "split.count"),
+    (of_keys(0, 0, MAX_SHARDS + 1, 21), FormatError, "split.count"),
     (of_keys(0, 3, 3, 21), FormatError, "split.no"),
     (of_keys(0, None, 3, 21), FormatError, "'split.no' should be an integer, found no such key"),
     (of_keys(0, 0, 3, None), FormatError, "'split.tensors.count' should be an integer, found no such key"),

@@ -14,7 +14,7 @@ from wasmrt.gguf.metadata import Metadata, StringArray, Value, describe, shorten
 from wasmrt.gguf.reader import Header, TensorInfo
 
 SHARD = re.compile(r"(.*?)-([0-9]{5})-of-([0-9]{5})\.gguf", re.IGNORECASE | re.DOTALL)
-MAX_SHARDS = 99_999  # five digits
+MAX_SHARDS = 1000  # the names allow 99 999, but each is opened; models have some hundred at most
 
 
 def n_shards(metadata: Metadata) -> int:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from wasmrt.store.http_rules import (
     linked_sha256,
     redirect_refused,
 )
-from wasmrt.store.source import check_arguments, closed_error
+from wasmrt.store.source import check_arguments, closed_error, without_secrets
 
 DEFAULT_LIMITS = HttpLimits()
 KEEP_SECONDS = 30.0  # an unused connection; between two reads a layer may be computed
@@ -331,8 +330,7 @@ def parse_url(url: str) -> httpx.URL:
         parsed = httpx.URL(url).copy_with(fragment=None)
         host = parsed.host  # decoded now, which may fail
     except (httpx.InvalidURL, UnicodeError) as error:
-        shown = re.sub(r"//[^/]*@", "//", url.partition("?")[0])  # without user and password
-        raise SourceError(f"{shown!r} is not a URL: {error}") from None
+        raise SourceError(f"{without_secrets(url)!r} is not a URL: {error}") from None
     if parsed.scheme not in ("http", "https") or not host:
         raise SourceError(f"{name_of(parsed)!r} names no file on a web server; a URL is like https://example.org/model.gguf")
     return parsed

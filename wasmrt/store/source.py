@@ -49,15 +49,19 @@ async def open_source(ref: str | os.PathLike[str] | bytes | bytearray | memoryvi
             from wasmrt.store.remote import open_remote  # imports httpx
 
             return await open_remote(ref)
-        # What follows a ? may be a signature or key: not for messages.
         raise UnsupportedError(
-            f"models at {ref.partition('?')[0]!r} are not supported here; download the file and give its path"
+            f"models at {without_secrets(ref)!r} are not supported here; download the file and give its path"
         )
     if isinstance(ref, os.PathLike):
         return await FileSource.open(ref)
     if isinstance(ref, bytes | bytearray | memoryview):
         return MemorySource(ref)
     raise TypeError(f"a model is named by a path, a URL or a bytes object, not by {type(ref).__name__}")
+
+
+def without_secrets(url: str) -> str:
+    """For messages, of what need not be a good URL: no user and password, nor what follows a ?, a signature or key."""
+    return re.sub(r"//[^/]*@", "//", url.partition("?")[0])
 
 
 def path_of_file_url(url: str) -> str:
