@@ -427,6 +427,21 @@ def test_the_systems_folder(tmp_path):
     assert default_cache() == tmp_path / "xdg" / "wasmrt" / "models"
 
 
+def test_a_whole_copy_serves_soon_when_its_server_asks_to_wait(server, tmp_path, monkeypatch, caplog):
+    run(pull(server.url, cache_dir=tmp_path))
+    monkeypatch.setattr("wasmrt.store.remote.PROBE_SECONDS", 0.1)
+    server.faults = lambda request: Fault(status=503, headers={"Retry-After": "30"})
+
+    async def check():
+        async with asyncio.timeout(5):
+            source = await open_remote(server.url, cache_dir=tmp_path)
+        assert isinstance(source, CachedFile)
+        await source.close()
+
+    run(check())
+    assert "without asking its server" in caplog.text
+
+
 def test_a_whole_copy_serves_when_its_server_does_not(server, tmp_path, caplog):
     async def check():
         with pytest.raises(SourceError, match="no whole copy"):

@@ -53,7 +53,10 @@ async def open_remote(
         return await _open_offline(url, folder, "as was asked for")
     limits = HttpLimits()
     if kept := has_copy(folder, url):
-        limits = HttpLimits(attempts=PROBE_ATTEMPTS, connect_seconds=PROBE_SECONDS, read_seconds=PROBE_SECONDS)
+        limits = HttpLimits(
+            attempts=PROBE_ATTEMPTS, connect_seconds=PROBE_SECONDS, read_seconds=PROBE_SECONDS, retry_after_cap=PROBE_SECONDS,
+            total_seconds=2 * PROBE_ATTEMPTS * PROBE_SECONDS,  # also of a server that trickles
+        )
     try:
         inner = await HttpSource.open(url, limits=limits)
     except SourceError as error:
