@@ -136,9 +136,9 @@ def test_statistics_of_what_was_not_measured_are_left_out(path, n, begins):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
-@pytest.mark.parametrize("columns", [0, 90])
-def test_a_bar_on_a_terminal_counts_what_comes_from_its_start(columns):
-    """Half was there before; the rate is of the rest. A terminal of no width gets a bar as well."""
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (24, 90)])
+def test_a_bar_on_a_terminal_counts_what_comes_from_its_start(rows, columns):
+    """Half was there before; the rate is of the rest. A terminal of no size gets a bar as well."""
     import fcntl
     import pty
     import struct
@@ -150,7 +150,7 @@ def test_a_bar_on_a_terminal_counts_what_comes_from_its_start(columns):
         "    for done in range(500, 1000, 10): progress(done * 10**6, 10**9); time.sleep(0.02)\n"
     )
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     with subprocess.Popen([sys.executable, "-c", program], stderr=theirs, env=environment) as process:
         os.close(theirs)

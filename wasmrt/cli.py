@@ -323,7 +323,7 @@ def _bar(what: str, **units: Any) -> Iterator[Callable[[int, int], None]]:
     from tqdm import tqdm
 
     begun = False
-    with tqdm(desc=what, delay=0.5, disable=None, leave=False, ncols=_columns(), **units) as bar:
+    with tqdm(desc=what, delay=0.5, disable=None, leave=False, **_shape(), **units) as bar:
 
         def progress(done: int, total: int) -> None:
             nonlocal begun
@@ -339,12 +339,12 @@ def _bar(what: str, **units: Any) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def _columns() -> int | None:
-    """80 for a terminal that does not know its width and says 0, where no bar would be drawn; None: as it says."""
+def _shape() -> dict[str, Any]:
+    """Of a terminal that does not know its size and says 0, where no bar would be drawn, a usual one; empty: as it says."""
     try:
-        return None if os.get_terminal_size(sys.stderr.fileno()).columns else 80
+        return {} if all(os.get_terminal_size(sys.stderr.fileno())) else {"ncols": 80, "nrows": 24}
     except (OSError, ValueError):
-        return None
+        return {}
 
 
 def _sampler(args: argparse.Namespace) -> dict[str, Any]:
