@@ -158,6 +158,22 @@ def test_what_lasts_ends_its_own_read_alone(error, attempts):
     run(main)
 
 
+def test_what_took_long_to_fail_is_not_tried_again(monkeypatch):
+    """A source over HTTP has tried for a while by itself: attempts would multiply."""
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+
+    async def main():
+        rig = Rig()
+        rig.source.script[1] = [SourceError("gone", transient=True)] * ATTEMPTS
+        rig.source.let(1)
+        read = rig.read(1)
+        await asyncio.wait([read.done])
+        assert str(read.done.exception()) == "gone"
+        assert rig.source.began == [1]
+
+    run(main)
+
+
 def test_a_worker_that_is_cancelled_ends_its_own_read_alone():
     """By whoever finds the task, say a framework that cancels all: its read fails as one that may work next time."""
 

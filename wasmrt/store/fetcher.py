@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from wasmrt.store.source import Source, closed_error
 # Drives and links reach their speed with a few large reads in flight.
 AT_ONCE = 8
 ATTEMPTS = 3
+PATIENCE_SECONDS = 5.0  # what fails only after this long has been tried by the source itself, as over HTTP: that is enough
 BACKOFF_SECONDS = 0.05  # before the second attempt, twice as much before the third, give or take half
 
 
@@ -130,7 +132,8 @@ class Fetcher:
                 n_bytes = len(read.view)
                 return
             except SourceError as error:
-                if not error.transient or attempt == ATTEMPTS - 1:
+                waited = time.perf_counter() - began
+                if not error.transient or attempt == ATTEMPTS - 1 or waited > PATIENCE_SECONDS:
                     raise
                 self._metrics.retries += 1
             finally:
