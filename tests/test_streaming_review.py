@@ -1,4 +1,4 @@
-"""The layer store where reads fail or are late: places that are kept, experts that are on their way, experts that are absent."""
+"""The layer store where reads fail or are late: places that are kept, experts that are on their way or absent, lowering."""
 
 import asyncio
 from array import array
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import wasmrt
 from tests.gguf_files import write_llama
 from wasmrt.errors import DeviceError, SourceError
-from wasmrt.store.layers import Entry, LayerTable, Segment
+from wasmrt.store.layers import Entry, LayerTable, Segment, Stage
 from wasmrt.store.memory import HostMemory
-from wasmrt.store.plan import Sizes, make_plan
+from wasmrt.store.plan import RING_FRAMES, Sizes, make_plan
 from wasmrt.store.source import MemorySource
 from wasmrt.store.store import LayerStore
 
@@ -120,5 +120,38 @@ def test_a_model_that_lacks_an_expert_says_so(device, tmp_path):
         engine = model.engine
         for entry in engine._built.table.segments[1].experts:
             engine._bounds[1].table[entry] = 0
-        with pytest.raises(DeviceError, match="experts .* are not in memory"):
+        with pytest.raises(DeviceError, match=r"experts .* are not in memory"):
             list(model.generate([4, 5, 6], max_tokens=1))
+
+
+def test_lowering_what_streamed_only_experts_makes_a_ring_that_stages_fit():
+    """Prompts go through in stages, which were cut for a whole ring; there was none while all but experts was resident."""
+    dense, n, size = 640, 12, 6400
+    uses = ((0,), (1, 2, 3, 4), *((5 + i,) for i in range(n)))
+    layer = segment(
+        "layer", 64, [dense, *[size] * 4, *[dense] * n],
+        uses=uses, experts=frozenset({1, 2, 3, 4}), routes=frozenset({0}),
+    )  # fmt: skip
+    end = 64 + dense + 4 * size + n * dense
+    table = LayerTable((segment("embedding", 0, [64]), layer, segment("head", end, [dense])), 64, 1)
+
+    async def run():
+        budget = 64 * 64 + 64 + 64 + (n + 2) * dense + 2 * size  # cache, activations, a row, what is dense, two experts
+        plan = make_plan(table, lambda rows: SIZES, budget, 64, 64, chunk=8)
+        assert (plan.kept_rows, plan.staging_bytes) == (64, 0)
+        tables = [array("Q", bytes(8 * len(s.entries))) for s in table.segments]
+        store = LayerStore(Faulty(bytes(end + dense)), table, HostMemory(plan.total_bytes), tables, plan)
+        ops = range(1), range(1, 2), range(2, 8), range(8, 2 + n)
+        stages = [Stage(0, range(1)), *(Stage(1, some) for some in ops)]
+        for lower in (False, True):
+            if lower:
+                plan = await store.lower(plan.total_bytes - 1)
+                assert plan.total_bytes < budget
+                assert plan.staging_bytes >= RING_FRAMES * dense
+            async with aclosing(store.parts(3, 3, stages, lambda *_: {0, 2})) as parts:
+                async for part in parts:
+                    for op in part.ops if part.segments == range(1, 2) and not part.partial else ():
+                        assert all(tables[1][e] for e in uses[op] if e not in layer.experts)
+        await store.close()
+
+    asyncio.run(run())

@@ -8,7 +8,7 @@ from wasmrt.store.frames import Frames, Held
 from wasmrt.store.layers import Kind, LayerTable
 from wasmrt.store.memory import ALIGNMENT
 from wasmrt.store.order import Order
-from wasmrt.store.plan import Plan, homes, mib
+from wasmrt.store.plan import Plan, full_ring, homes, mib
 from wasmrt.store.pool import Pool
 from wasmrt.store.source import Source
 
@@ -48,7 +48,9 @@ def least_bytes(frames: Frames, order: Order) -> tuple[int, int]:
     stays = {i for i in range(len(frames.held)) if frames.stays(i) and not may_leave(frames, i)}
     ring = max((sum(frames.held[i].n_bytes for i in needs if i not in stays) for needs in order.dense), default=0)
     experts = max((held.n_bytes for held in frames.held if held.pool is frames.expert_cache), default=0)
-    return (frames.plan.parts.ring_bytes if frames.plan.kept_rows else ring), -(-experts // ALIGNMENT) * ALIGNMENT
+    if frames.plan.kept_rows:  # stages were cut for a ring that lacks nothing; there is none yet if only experts were streamed
+        ring = frames.plan.parts.ring_bytes or full_ring(ring)
+    return ring, -(-experts // ALIGNMENT) * ALIGNMENT
 
 
 def may_leave(frames: Frames, i: int) -> bool:

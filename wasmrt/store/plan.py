@@ -149,7 +149,12 @@ class Demand:
     @property
     def ring_bytes(self) -> int:
         """Of a staging ring that lacks nothing."""
-        return max(self.largest_op, min(RING_BYTES, RING_FRAMES * self.largest_op))
+        return full_ring(self.largest_op)
+
+
+def full_ring(largest_op: int) -> int:
+    """Of a staging ring that lacks nothing."""
+    return max(largest_op, min(RING_BYTES, RING_FRAMES * largest_op))
 
 
 def frame_bytes(offset: int, n_bytes: int, block: int) -> int:
