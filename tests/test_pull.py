@@ -22,6 +22,7 @@ from wasmrt.pull import pull, shard_urls, targets
 from wasmrt.store import cache
 from wasmrt.store.cache import CachedFile, CachedSource, place_of, url_key
 from wasmrt.store.disk_copy import read_map
+from wasmrt.store.http_rules import HttpLimits
 from wasmrt.store.remote import default_cache, open_remote, url_of_ref
 from wasmrt.store.source import open_source
 
@@ -36,11 +37,14 @@ def run(coroutine):
     return asyncio.run(asyncio.wait_for(coroutine, 60))
 
 
+PAUSE = HttpLimits.pause
+
+
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch):
     monkeypatch.setattr(module, "RANGE_BYTES", RANGE)
     monkeypatch.setattr(cache, "PIECE_BYTES", RANGE)
-    monkeypatch.setattr("wasmrt.store.http_rules.HttpLimits.pause", lambda *_: 0.0)
+    monkeypatch.setattr(HttpLimits, "pause", lambda *_: 0.0)
 
 
 @pytest.fixture
@@ -430,6 +434,7 @@ def test_the_systems_folder(tmp_path):
 def test_a_whole_copy_serves_soon_when_its_server_asks_to_wait(server, tmp_path, monkeypatch, caplog):
     run(pull(server.url, cache_dir=tmp_path))
     monkeypatch.setattr("wasmrt.store.remote.PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(HttpLimits, "pause", PAUSE)
     server.faults = lambda request: Fault(status=503, headers={"Retry-After": "30"})
 
     async def check():
