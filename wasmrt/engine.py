@@ -150,11 +150,11 @@ async def fit(source: Source, header: Header, choice: Choice, options: EngineOpt
         made = fitted(build(header, LEAST_CHUNK), block=1)
     if made.plan.streams:
         await source.bypass_cache()
-        lack = made.plan.bytes_bound
-        built = build(header, min(CHUNK_BYTES, max(LEAST_CHUNK, lack // CHUNKS_OF_LACK)))
+        finest = fitted(build(header, LEAST_CHUNK), block=1)
+        chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, made.plan.bytes_bound // CHUNKS_OF_LACK))
         with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
-            wide = fitted(built, source.block)
-            return replace(wide, plan=replace(wide.plan, minimum_bytes=made.plan.minimum_bytes))
+            made = fitted(finest.built if chunk_bytes == LEAST_CHUNK else build(header, chunk_bytes), source.block)
+        made = replace(made, plan=replace(made.plan, minimum_bytes=finest.plan.minimum_bytes))
     return made
 
 
@@ -448,7 +448,10 @@ class Model:
         return ModelStats(device.name, device.n_threads, self._load_seconds, device.kernel_seconds, self._passes, store)
 
     async def predict(self) -> Prediction:
-        """How fast a token will come, from a measurement of the source and the kernels that takes a moment."""
+        """How fast a token will come, from a measurement of the source and the kernels.
+
+        That takes a moment, and some 30 MiB beside the budget.
+        """
         return await predict_for(self._source, self._built, self._choice, self.plan)
 
     async def lower_memory(self, memory: int | str) -> None:

@@ -16,14 +16,14 @@ from wasmrt.gguf.types import QuantType
 from wasmrt.model.build import Built
 from wasmrt.program.ops import Program
 from wasmrt.program.record import Recorder
-from wasmrt.store.fetcher import AT_ONCE
 from wasmrt.store.layers import Kind, LayerTable
 from wasmrt.store.plan import Plan
 from wasmrt.store.source import Source
 
 READ_SECONDS = 0.2  # how long a source is measured
 READ_BYTES = 64 << 20  # and how many bytes at most
-PIECE = 4 << 20  # of one read
+FIRST_PIECE, PIECE = 256 << 10, 4 << 20  # of the first read and of any: a slow link has an answer in a moment, too
+READERS = 4
 COMPUTE_BYTES = 16 << 20  # of the weights that kernels are measured on: more than a core's own caches hold
 COMPUTE_RUNS = 4
 COMPUTE_SECONDS = 0.2  # after which there is no further run
@@ -82,27 +82,33 @@ async def predict_for(
 
 async def reading_rate(source: Source, table: LayerTable) -> float:
     """Bytes per second of a few large reads at a time, as the store does them: as many as a moment allows. SourceError."""
-    block = source.block
-    ranges = [
-        (offset, min(PIECE, extent.offset + extent.n_bytes - offset) // block * block)
-        for extent in table.extents
-        if extent.kind is not Kind.ROWS
-        for offset in range(-(-extent.offset // block) * block, extent.offset + extent.n_bytes, PIECE)
-    ]
-    waiting = iter([(offset, n_bytes) for offset, n_bytes in ranges if n_bytes > 0])
-    done, started = 0, time.perf_counter()
+    extents = [extent for extent in table.extents if extent.kind is not Kind.ROWS]
+    places = ((extent.offset, extent.offset + extent.n_bytes) for extent in extents)
+    done, at, end, piece, started = 0, 0, 0, FIRST_PIECE, time.perf_counter()
+
+    def next_range() -> tuple[int, int] | None:
+        """Whole blocks, one after another through the weights, each reader's turn larger than the one before."""
+        nonlocal at, end
+        while (n_bytes := min(piece, end - at) // source.block * source.block) <= 0:
+            place = next(places, None)
+            if place is None:
+                return None
+            at, end = -(-place[0] // source.block) * source.block, place[1]
+        at += n_bytes
+        return at - n_bytes, n_bytes
 
     async def reader() -> None:
-        nonlocal done
+        nonlocal done, piece
         pages = mmap.mmap(-1, PIECE)  # whole pages, as reads around the system's cache need them
-        for offset, n_bytes in waiting:
+        while (found := next_range()) is not None:
+            offset, n_bytes = found
             with memoryview(pages) as whole, whole[:n_bytes] as view:
                 await source.read_into(offset, view)
-            done += n_bytes
+            done, piece = done + n_bytes, min(PIECE, 2 * piece)
             if done >= READ_BYTES or time.perf_counter() - started > READ_SECONDS:
                 return
 
-    await asyncio.gather(*(reader() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(reader() for _ in range(READERS)))
     return done / (time.perf_counter() - started)
 
 

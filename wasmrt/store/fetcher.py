@@ -87,12 +87,14 @@ class Fetcher:
         tasks = list(self._running)
         for task in tasks:
             task.cancel()
-        while tasks:
+        cancelled = False
+        while not all(task.done() for task in tasks):
             try:
                 await asyncio.wait(tasks)
-                break
             except asyncio.CancelledError:  # the reads write to a memory that is about to go: they end first
-                continue
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
 
     def _start_queued(self) -> None:
         while self._queue and len(self._running) < self.at_once and not self._closed:
@@ -119,9 +121,11 @@ class Fetcher:
                 read.done.set_result(None)
         if not read.done.cancelled():
             read.done.exception()  # looked at: of what was read ahead nobody may ever ask
-        read.then(read)
-        if not self._closed:
-            self._start_queued()
+        try:
+            read.then(read)
+        finally:
+            if not self._closed:
+                self._start_queued()
 
     async def _work(self, read: Read) -> None:
         """With a few attempts; between two of them others may pass."""
