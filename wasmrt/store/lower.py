@@ -47,6 +47,8 @@ def least_bytes(frames: Frames, order: Order) -> tuple[int, int]:
     """The smallest ring and cache of experts: of one op, or of a stage if chunks of a prompt go through it together."""
     stays = {i for i in range(len(frames.held)) if frames.stays(i) and not may_leave(frames, i)}
     ring = max((sum(frames.held[i].n_bytes for i in needs if i not in stays) for needs in order.dense), default=0)
+    others = [held.n_bytes for held in frames.held if held.pool is frames.ring and held.extent.kind is Kind.EXPERT]
+    ring = max([ring, *others])  # where one cache is for all
     experts = max((held.n_bytes for held in frames.held if held.pool is frames.expert_cache), default=0)
     if frames.plan.kept_rows:  # stages were cut for a ring that lacks nothing; there is none yet if only experts were streamed
         ring = frames.plan.parts.ring_bytes or full_ring(ring)
