@@ -13,7 +13,8 @@ import pytest
 
 from tests.gguf_files import write_llama
 from tools import acceptance, acceptance_base, bench_peers, make_test_model
-from tools.acceptance import ROOT, ROWS, Found, Setup, Skip, compared, judged, model_file
+from tools.acceptance import ROOT, ROWS, judged
+from tools.acceptance_base import Found, Setup, Skip, compared, model_file
 from wasmrt.sync import call, load
 
 

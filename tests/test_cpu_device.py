@@ -84,8 +84,8 @@ class Guarded(Rig):
             self.memory.view(address, n_bytes)[:] = b"\xff" * n_bytes
         self.before = self._bytes().copy()
 
-    def _recorded(self, ids: Any, pos: int, n_out: int) -> None:
-        self._begin(ids, pos, n_out)
+    def _recorded(self, ids: Any, pos: int, n_out: int, row: int = 0) -> None:
+        self._begin(ids, pos, n_out, row)
         self.n_tokens, self.n_out = max(self.n_tokens, len(ids)), max(self.n_out, n_out)
         self.positions.update(range(pos, pos + len(ids)))
 
