@@ -112,9 +112,9 @@ def test_time_is_put_down_to_who_took_it(model, monkeypatch):
     device = type(model.device)
     reuse, run, parts = model._cache.reuse, device._run_segments, model._store.parts
 
-    def slow_reuse(tokens):
+    def slow_reuse(*arguments):
         time.sleep(slow)
-        return reuse(tokens)
+        return reuse(*arguments)
 
     def slow_run(self, *arguments):
         time.sleep(slow)

@@ -295,6 +295,28 @@ def test_failures_and_cancels_leave_no_trace(share, policy, seed, stop, failing,
     asyncio.run(scene())
 
 
+def test_a_read_that_ends_as_the_store_closes_touches_nothing():
+    """Between its end and the turn of the event loop in which the store is told of it, the tables go."""
+    bench = Bench(LAYERS, budget_at(0.3))
+    complaints = []
+
+    async def scene():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["message"]))
+        async for _ in bench.store.parts(len(bench.table.segments)):
+            break
+        for turns in range(1, 8):
+            bench.source.turns = random.Random(turns)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        await bench.store.close()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run(scene())
+    assert not complaints
+    assert not any(held.there for held in bench.store._held)
+
+
 # Segments one by one
 
 

@@ -67,6 +67,7 @@ class Frames:
         ]
         self._occupants: dict[int, set[int]] = {id(pool): set() for pool in pools}
         self._uses = 0
+        self._closed = False
         self._short = 0  # of room: how many wait for it
 
     def _pool_of(self, i: int, extent: Extent, homes: set[int]) -> Pool:
@@ -137,6 +138,8 @@ class Frames:
         """A read has ended, well or not."""
         held = self.held[i]
         held.read = None
+        if self._closed:  # one that had ended before it could be cancelled: its table is gone
+            return
         if read.done.cancelled() or read.done.exception() is not None:
             self.occupants(held.pool).discard(i)
             if not self.stays(i):  # a resident's place is kept: it is read again, and there is none to spare
@@ -239,6 +242,7 @@ class Frames:
 
     async def close(self) -> None:
         """End all reads; nothing writes to the memory any more."""
+        self._closed = True
         await self.fetcher.close()
         for held in self.held:  # a pass may still be on its way out: memory and tables are gone before it is
             held.there = False
