@@ -2,7 +2,7 @@
 
 import asyncio
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,8 @@ def tables(draw: Any, most: int = 3000, tied: bool | None = None, with_experts: 
             uses.append(())
             first = len(entries)
             for name in ("up", "down"):
+                if draw(st.booleans()):
+                    uses.append((0,))                            # as that of an expert that all tokens use
                 n = draw(st.integers(1, most))
                 uses.append(tuple(range(len(entries), len(entries) + n_experts)))
                 at = [place(n) for _ in range(n_experts)]
@@ -134,18 +136,6 @@ class Opened:
         return bytes(self.memory.view(self.tables[segment][entry], self.table.segments[segment].entries[entry].n_bytes))
 
 
-def minimum_room(table: LayerTable, chunk: int = 4, block: int = 1) -> int:
-    """The smallest room with which Opened works."""
-    none = Sizes((), (), ())
-    return make_plan(table, lambda rows: none, 1 << 50, 1, 1, block=block, chunk=chunk).minimum_bytes
-
-
 def wanted_bytes(data: bytes, table: LayerTable, segment: int, entry: int) -> bytes:
     found = table.segments[segment].entries[entry]
     return data[found.offset : found.offset + found.n_bytes]
-
-
-def needed_entries(table: LayerTable, segment: int, ops: Sequence[int]) -> list[int]:
-    """The dense entries that some ops read."""
-    here = table.segments[segment]
-    return [] if segment == 0 else [e for op in ops for e in here.uses[op] if e not in here.experts]

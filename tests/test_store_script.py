@@ -99,6 +99,7 @@ class Scene:
         spans = []
         for held in self.store._held:
             assert held.pins >= 0
+            assert not held.there or held.frame % self.plan.block == 0
             if held.there or held.read is not None:
                 spans.append((held.frame, held.frame + held.n_bytes))
             for s, e in held.extent.places:
@@ -328,6 +329,32 @@ def test_segments_in_any_order(table, seed, share, policy):
         assert scene.drive.writing == 0
 
     play(Scene(table, seed, share, policy=policy, predictor=Learned()), story)
+
+
+def test_what_was_read_ahead_in_vain_is_not_missed():
+    """Whether it failed before somebody waited for it or while somebody did; the demand read is the second and works."""
+
+    async def story(scene):
+        await scene.run()
+        reads = scene.drive.read_into
+        left = dict.fromkeys((entry.offset for entry in scene.table.ranges()), fetcher.ATTEMPTS)
+
+        async def failing(offset, view):
+            if left[offset]:
+                left[offset] -= 1
+                for _ in range(scene.dice.randrange(9)):
+                    await asyncio.sleep(0)
+                raise BROKEN
+            await reads(offset, view)
+
+        scene.drive.read_into = failing
+        for _ in range(3):
+            await scene.run()
+        assert [n for n in left.values() if n == 0]
+        await scene.end()
+
+    for seed in range(20):
+        play(Scene(layers(*[640] * 8), seed, 0.5, prefetch=2), story)
 
 
 def test_a_lasting_error_names_the_file_and_the_next_pass_works():
