@@ -123,8 +123,12 @@ class Fitted:
     max_out: int  # rows of logits that a pass gives at most
 
 
-async def fit(source: Source, header: Header, choice: Choice, options: EngineOptions) -> Fitted:
-    """Plan a model for a device and a budget; if it streams, reads pass by the system's cache from then on. BudgetError."""
+async def fit(source: Source, header: Header, choice: Choice, options: EngineOptions, exact: bool = False) -> Fitted:
+    """Plan a model for a device and a budget; if it streams, reads pass by the system's cache from then on. BudgetError.
+
+    exact: the plan's minimum_bytes is the smallest budget that works, for which the model is recorded once more; else one that
+    does.
+    """
     built = build(header)
     n_ctx = built.config.n_ctx_train
     if options.context is not None and options.context > n_ctx:
@@ -150,11 +154,13 @@ async def fit(source: Source, header: Header, choice: Choice, options: EngineOpt
         made = fitted(build(header, LEAST_CHUNK), block=1)
     if made.plan.streams:
         await source.bypass_cache()
-        finest = fitted(build(header, LEAST_CHUNK), block=1)
+        least = fitted(build(header, LEAST_CHUNK), block=1).plan.minimum_bytes if exact else made.plan.minimum_bytes
         chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, made.plan.bytes_bound // CHUNKS_OF_LACK))
+        if chunk_bytes < CHUNK_BYTES:
+            built = build(header, chunk_bytes)
         with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
-            made = fitted(finest.built if chunk_bytes == LEAST_CHUNK else build(header, chunk_bytes), source.block)
-        made = replace(made, plan=replace(made.plan, minimum_bytes=finest.plan.minimum_bytes))
+            made = fitted(built, source.block)
+        made = replace(made, plan=replace(made.plan, minimum_bytes=least))
     return made
 
 

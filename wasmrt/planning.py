@@ -24,7 +24,7 @@ async def examine(ref: Ref, options: EngineOptions, read_rate: float | None, com
     choice = choose(options)
     source, header = await open_model(ref)
     try:
-        fitted = await fit(source, header, choice, options)
+        fitted = await fit(source, header, choice, options, exact=True)
         built, plan = fitted.built, fitted.plan
         predicted = await predict_for(source, built, choice, plan, read_rate, compute_rate)
     finally:
