@@ -1,6 +1,5 @@
 """pull(ref): all of a model onto this disk, every shard of it, in ranges side by side; it goes on where it was stopped."""
 
-import asyncio
 import os
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from wasmrt.store.cache import CachedFile, CachedSource, Remote, file_name, hash
 from wasmrt.store.hub import HUB, SHARD
 from wasmrt.store.remote import default_cache, has_copy, is_remote, open_remote, url_of_ref
 from wasmrt.store.room import Place, Room
-from wasmrt.store.source import Source, without_secrets
+from wasmrt.store.source import Source, together, without_secrets
 
 PARALLEL = 4
 RANGE_BYTES = 8 << 20  # of one request at most
@@ -206,13 +205,7 @@ async def _fetch_missing(source: CachedSource, progress: Progress) -> None:
             _check_kept(source)
             progress(source.size - source.missing_bytes, source.size)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(PARALLEL):
-                group.create_task(work())
-    except BaseExceptionGroup as errors:
-        first = errors.exceptions[0]
-        raise first from first.__cause__
+    await together(work() for _ in range(PARALLEL))
 
 
 def take(missing: deque[tuple[int, int]], n_bytes: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from wasmrt.store.file import PIECE_BYTES, READERS, FileSource, finish, open_reg
 from wasmrt.store.intervals import Intervals
 from wasmrt.store.lock import FileLock
 from wasmrt.store.room import Place, Room
-from wasmrt.store.source import Source, check_arguments, closed_error
+from wasmrt.store.source import Source, check_arguments, closed_error, together
 
 log = logging.getLogger("wasmrt")
 
@@ -311,13 +311,7 @@ class CachedSource:
         if n_workers <= 1:
             await work()
             return
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(n_workers):
-                    group.create_task(work())
-        except BaseExceptionGroup as errors:
-            first = errors.exceptions[0]
-            raise first from first.__cause__
+        await together(work() for _ in range(n_workers))
 
     async def _read_piece(self, offset: int, view: memoryview) -> None:
         done = 0

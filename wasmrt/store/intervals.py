@@ -61,9 +61,6 @@ class Intervals:
         i = bisect_right(self._starts, position)
         return self._starts[i] if i < len(self._starts) else otherwise
 
-    def covers(self, start: int, end: int) -> bool:
-        return start >= end or self.run_end(start) >= end
-
     def gaps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The ranges between `start` and `end` that are not in it, as it is now."""
         for a, b in self:

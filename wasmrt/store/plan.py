@@ -82,7 +82,7 @@ class Plan:
     expert_cache_bytes: int = 0  # of weight_bytes
     row_bytes: int = 0  # of activation_bytes: rows of an embedding that is not resident
     kept_rows: int = 0  # tokens of a prompt that pass over the weights together; 0: a chunk
-    minimum_bytes: int = 0  # the smallest budget that works with this context
+    minimum_bytes: int = 0  # the smallest budget that works with this context and these chunks
     policy: str = "plan"
     block: int = 1  # what reads are widened to
     homes: dict[str, str] = field(default_factory=dict)  # of each tensor: memory, stream, both, experts or rows

@@ -4,10 +4,12 @@ A source is read by range into a buffer that the caller owns. Everything is asyn
 and for the browser, where waiting cannot block.
 """
 
+import asyncio
 import os
 import re
 import sys
-from typing import Protocol
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol
 
 from wasmrt.errors import SourceError, UnsupportedError
 
@@ -109,3 +111,14 @@ def check_arguments(source: Source, offset: int, view: memoryview) -> None:
 
 def closed_error(source: Source) -> SourceError:
     return SourceError(f"{source.name!r} is closed; open it again to read from it")
+
+
+async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all at once. The first error ends the others and is raised as it is, not in a group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+        raise first from first.__cause__
