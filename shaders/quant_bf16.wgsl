@@ -1,0 +1,18 @@
+// BF16: the weights, two a word, padded with zeros to whole units. Four vec4 a unit; no wb.
+
+const HAS_MIN: bool = false;
+
+fn eight(w: vec4<u32>) -> mat2x4<f32> {
+    let low = bitcast<vec4<f32>>(w << vec4<u32>(16u));
+    let high = bitcast<vec4<f32>>(w & vec4<u32>(0xFFFF0000u));
+    return mat2x4<f32>(vec4<f32>(low.x, high.x, low.y, high.y), vec4<f32>(low.z, high.z, low.w, high.w));
+}
+
+fn load_unit(row: u32, u: u32) -> Unit {
+    let at = (row * params.units + u) << 2u;
+    let p = eight(wa[at]);
+    let q = eight(wa[at + 1u]);
+    let r = eight(wa[at + 2u]);
+    let s = eight(wa[at + 3u]);
+    return Unit(mat4x4<f32>(p[0], p[1], q[0], q[1]), mat4x4<f32>(r[0], r[1], s[0], s[1]), 1.0, 1.0, 0.0, 0.0);
+}
