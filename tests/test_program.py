@@ -42,7 +42,7 @@ def test_the_reference_function_takes_what_the_table_says(kernel):
     assert reference.OPS[kernel].__doc__
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [name for name, row in KERNELS.items() if not row.fused])
 def test_the_recorder_has_a_method_for_every_op(kernel):
     """In the order of the table row; rope's parameters come as one object."""
     names = list(inspect.signature(getattr(Recorder, kernel)).parameters)[1:]

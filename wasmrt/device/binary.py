@@ -17,7 +17,7 @@ WEIGHT = struct.Struct("<8I")
 ABSENT = OPERAND.pack(4, 0, 0, 0, 0)
 MAX_OUT, MAX_IN, MAX_PARAMS = 2, 4, 9
 
-KERNEL_IDS = {name: i for i, name in enumerate(KERNELS)}
+KERNEL_IDS = {name: i for i, name in enumerate(name for name, row in KERNELS.items() if not row.fused)}
 STYLES = {"pairs": 0.0, "halves": 1.0}
 
 QUANTIZED = 1  # Op.flags
@@ -28,8 +28,11 @@ TILE_TOKENS = 8
 
 
 def serialize(program: Program) -> bytes:
-    """A program as bytes: header, ops, weights, constants. Raises UnsupportedError for a weight that no kernel takes."""
+    """A program as bytes: header, ops, weights, constants. Raises UnsupportedError for a weight that no kernel takes, and
+    ValueError for a fused op: the C kernels are those of the plain ops."""
     check_formats([program])
+    if fused := {op.kernel for op in program.ops} - set(KERNEL_IDS):
+        raise ValueError(f"{', '.join(sorted(fused))} in {program.name!r}: the CPU takes programs as they were recorded")
     constants = array("d")
     weights_at = HEADER.size + OP.size * len(program.ops)
     constants_at = weights_at + WEIGHT.size * len(program.weights)

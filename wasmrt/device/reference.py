@@ -229,6 +229,62 @@ def causal_conv(window: F32, x: F32, w: F32) -> F32:
     return np.sum([past[j : j + len(x)] * w[:, j] for j in range(taps)], axis=0, dtype=np.float32)
 
 
+# Fused ops: the plain ones in a row, so that fusing changes no bits here.
+
+
+def qkv(
+    x: F32, norm: Packed | None, w1: Packed, w2: Packed | None, w3: Packed | None, eps: float, first_row: int, n_rows: int
+) -> tuple[F32, ...]:
+    """The product of x (T, n), after rms_norm where there is a weight for it, with each matrix: rows [first_row, + n_rows).
+
+    A matrix with fewer rows gives those that it has.
+    """
+    h = _normed(x, norm, eps)
+    return tuple(matmul(w, h, first_row, min(n_rows, w.n_rows - first_row)) for w in (w1, w2, w3) if w is not None)
+
+
+def gate_up(
+    x: F32, norm: Packed | None, w_gate: Packed, w_up: Packed, eps: float, activation: str, first_row: int, n_rows: int
+) -> F32:
+    """The activation (the name of an op of two inputs) of two products of x (T, n), after rms_norm: (T, n_rows)."""
+    h = _normed(x, norm, eps)
+    gated: F32 = OPS[activation](matmul(w_gate, h, first_row, n_rows), matmul(w_up, h, first_row, n_rows))
+    return gated
+
+
+def matmul_add(w: Packed, x: F32, r: F32, first_row: int, n_rows: int) -> F32:
+    """These columns of r, plus matmul: (T, n_rows)."""
+    return add(r[:, first_row : first_row + n_rows], matmul(w, x, first_row, n_rows))
+
+
+def rope_kv(
+    keys: F32,
+    values: F32,
+    q: F32,
+    k: F32,
+    v: F32,
+    factors: F32 | None,
+    pos: int,
+    head_dim: int,
+    n_dims: int,
+    style: str,
+    base: float,
+    scale: float,
+    magnitude: float,
+    extrapolation: float,
+    ramp_low: float,
+    ramp_high: float,
+) -> F32:
+    """Rotate q and k as `rope` does, store_kv of k and v; returns q."""
+    turn = head_dim, n_dims, style, base, scale, magnitude, extrapolation, ramp_low, ramp_high
+    store_kv(keys, values, rope(k, factors, pos, *turn), v, pos)
+    return rope(q, factors, pos, *turn)
+
+
+def _normed(x: F32, norm: Packed | None, eps: float) -> F32:
+    return x if norm is None else rms_norm(x, norm.rows(0, 1)[0], eps)
+
+
 def _softmax(x: F32) -> F32:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -252,11 +308,15 @@ OPS: dict[str, Callable[..., Any]] = {
         expert_mul,
         expert_sum,
         causal_conv,
+        qkv,
+        gate_up,
+        matmul_add,
+        rope_kv,
     )
 }
 
 # Ops that read a weight's rows where they lie; the others get it as a float32 array.
-READS_ROWS = {"embed", "matmul", "expert_matmul"}
+READS_ROWS = {"embed", "matmul", "expert_matmul", "qkv", "gate_up", "matmul_add"}
 
 
 class Control(IntEnum):
@@ -357,7 +417,7 @@ class ReferenceDevice:
             results = got if isinstance(got, tuple) else (got,)
             written = [out for o, out in zip(op.out, outs, strict=True) if o.space is Space.ACTIVATION]
             for out, result in zip(written, results, strict=False):
-                first = int(op.params[0]) if op.kernel == "matmul" else 0
+                first = op.weight_rows.start if op.weight_rows else 0
                 out[:, first : first + result.shape[1]] = result
             if op.kernel == "route" and (missing := _missing_experts(bound, results[0])):
                 return i + 1, missing

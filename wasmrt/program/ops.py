@@ -14,7 +14,7 @@ Rows are symbolic: "T" is every token of the call, "out" those at its end whose 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import Literal
@@ -79,6 +79,8 @@ class Kernel:
     params: tuple[str, ...] = ()
     elementwise: bool = False  # element i of the output needs element i of the inputs alone, so it may overwrite one
     mutates: tuple[str, ...] = ()  # KV or state that it updates, passed before the ins
+    overwrites: tuple[str, ...] = ()  # inputs that the output may overwrite, though the op is not elementwise in all of them
+    fused: bool = False  # several ops in one: made of them by program/fuse.py, for devices that ask for it; never recorded
 
 
 # Every op that exists. The meaning of each is the function of the same name in device/reference.py.
@@ -101,6 +103,16 @@ KERNELS: Mapping[str, Kernel] = {
     "expert_mul": Kernel(("x", "w", "experts")),
     "expert_sum": Kernel(("x", "weights")),
     "causal_conv": Kernel(("x", "w"), mutates=("window",)),
+    "qkv": Kernel(("x", "norm?", "w1", "w2?", "w3?"), ("eps", "first_row", "n_rows"), fused=True),
+    "gate_up": Kernel(("x", "norm?", "w_gate", "w_up"), ("eps", "activation", "first_row", "n_rows"), fused=True),
+    "matmul_add": Kernel(("w", "x", "r"), ("first_row", "n_rows"), overwrites=("r",), fused=True),
+    "rope_kv": Kernel(
+        ("q", "k", "v", "factors?", "pos"),
+        ("head_dim", "n_dims", "style", "base", "scale", "magnitude", "extrapolation", "ramp_low", "ramp_high"),
+        mutates=("keys", "values"),
+        overwrites=("q",),
+        fused=True,
+    ),
 }
 
 
@@ -108,6 +120,7 @@ KERNELS: Mapping[str, Kernel] = {
 class Op:
     """One kernel call. `params` are in the order of the kernel's table row.
 
+    out: what it writes, first values, then what it updates of KV and state.
     A matmul with a weight of several entries is several ops, one an entry, that each write their columns of the same output: so
     that no op needs more in memory than one entry of each of its weights.
     """
@@ -116,6 +129,24 @@ class Op:
     out: tuple[Operand, ...]
     ins: tuple[Operand | None, ...]
     params: tuple[Param, ...] = ()
+
+    @property
+    def weight_rows(self) -> range | None:
+        """The rows that it takes of its matrices, which are the columns of the outputs that it writes; None: all of everything.
+
+        Of matrices with different numbers of rows, each gives those of them that it has.
+        """
+        names = KERNELS[self.kernel].params
+        if "first_row" not in names:
+            return None
+        at = names.index("first_row")
+        first, n_rows = int(self.params[at]), int(self.params[at + 1])
+        return range(first, first + n_rows)
+
+    def with_rows(self, rows: range) -> "Op":
+        """The same for other rows of its matrices."""
+        at = KERNELS[self.kernel].params.index("first_row")
+        return replace(self, params=(*self.params[:at], rows.start, len(rows), *self.params[at + 2 :]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +184,12 @@ class Program:
 
     def entries_of(self, op: Op) -> tuple[int, ...]:
         """The table entries that an op may read: of an expert tensor all, though a pass needs only those that were routed."""
-        weights = (self.weights[o.index] for o in op.ins if o is not None and o.space is Space.WEIGHT)
-        if op.kernel == "matmul":
-            return tuple(w.first + int(op.params[0]) // w.rows_per_entry for w in weights)
-        return tuple(e for w in weights for e in range(w.first, w.first + w.n_entries))
+        entries: list[int] = []
+        rows = op.weight_rows
+        for index in dict.fromkeys(o.index for o in op.ins if o is not None and o.space is Space.WEIGHT):
+            w = self.weights[index]
+            used = range(w.n_entries)
+            if rows is not None and len(w.shape) == 2:
+                used = used[rows.start // w.rows_per_entry : -(-rows.stop // w.rows_per_entry)]
+            entries += (w.first + i for i in used)
+        return tuple(entries)

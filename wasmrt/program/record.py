@@ -4,6 +4,7 @@ Methods check shapes, so that a program that was recorded can run. Values are si
 them into as few arena slots as their lifetimes allow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wasmrt.gguf.types import QuantType
@@ -175,7 +176,7 @@ class Recorder:
 
     def finish(self, result: Operand) -> Program:
         """The program, with values placed in slots. `result` is the residual stream, or what the head gives."""
-        ops, slots, placed = _place(self._ops, self._values, self._residual, result)
+        ops, slots, placed = place(self._ops, self._residual, result)
         weights = tuple(w for w, _ in self._weights.values())
         return Program(self._name, ops, weights, slots, self._kv, tuple(self._state), placed)
 
@@ -214,12 +215,12 @@ def _require(holds: bool, what: str) -> None:
         raise ValueError(f"this cannot be recorded: {what}")
 
 
-def _place(
-    ops: list[Op], values: list[Operand], residual: Operand | None, result: Operand
+def place(
+    ops: Sequence[Op], residual: Operand | None, result: Operand
 ) -> tuple[tuple[Op, ...], tuple[Slot, ...], Operand]:
     """Give every value a slot: a linear scan over lifetimes. The residual stream enters in slot 0, and a new one leaves there.
 
-    A value takes the slot of an input that dies in the same op only if the op is elementwise: other kernels read as they write.
+    A value takes the slot of an input that dies in the same op only if the kernel allows that: others read as they write.
     """
     last_use = {o.index: i for i, op in enumerate(ops) for o in op.ins if o is not None and o.space is Space.ACTIVATION}
     last_use[result.index] = len(ops)
@@ -234,17 +235,18 @@ def _place(
         else:
             slot_of[residual.index] = 0
 
-    def take(value: Operand) -> int:
+    def take(value: Operand, usable: set[int]) -> int:
         wanted = Slot(value.rows, value.width)
         if stream and value.index == result.index and result.rows == "T":
-            _require(0 in free and slots[0] == wanted, "the op that gives the residual stream must be able to overwrite it")
+            _require(0 in usable and slots[0] == wanted, "the op that gives the residual stream must be able to overwrite it")
             slot = 0
         else:
-            fitting = [s for s in sorted(free) if slots[s] == wanted and not (stream and s == 0)]
+            fitting = [s for s in sorted(usable) if slots[s] == wanted and not (stream and s == 0)]
             slot = fitting[0] if fitting else len(slots)
             if not fitting:
                 slots.append(wanted)
         free.discard(slot)
+        usable.discard(slot)
         return slot
 
     placed: list[Op] = []
@@ -252,16 +254,31 @@ def _place(
         read = {o.index for o in op.ins if o is not None and o.space is Space.ACTIVATION}
         ins = tuple(_at(o, slot_of) for o in op.ins)
         dead = {slot_of[v] for v in read if last_use[v] == i}
-        if KERNELS[op.kernel].elementwise:
-            free |= dead
+        usable = free | {slot_of[v] for v in overwritable(ops, i, result)}
         for out in op.out:
             if out.space is Space.ACTIVATION and out.index not in slot_of:  # a matmul of several ops fills one value
-                slot_of[out.index] = take(out)
+                slot_of[out.index] = take(out, usable)
         outs = tuple(_at(o, slot_of) for o in op.out)
         placed.append(Op(op.kernel, tuple(o for o in outs if o is not None), ins, op.params))
         free |= dead - {slot_of[o.index] for o in op.out if o.space is Space.ACTIVATION}
         free |= {slot_of[o.index] for o in op.out if o.space is Space.ACTIVATION and o.index not in last_use}
     return tuple(placed), tuple(slots), replace(result, index=slot_of[result.index])
+
+
+def overwritable(ops: Sequence[Op], i: int, result: Operand) -> set[int]:
+    """The values whose slot op i may write to: inputs that its kernel lets it overwrite, and that nothing reads later.
+
+    Of an op for a part of the rows of its weights, the ops for the other rows may still read them: each its own columns.
+    """
+    op, row = ops[i], KERNELS[ops[i].kernel]
+    roles = row.ins if row.elementwise else row.overwrites
+    if not roles:
+        return set()
+    ins = [(role, o.index) for role, o in zip(row.ins, op.ins, strict=True) if o is not None and o.space is Space.ACTIVATION]
+    read = {result.index} | {v for role, v in ins if role not in roles}
+    others = (later for later in ops[i + 1 :] if later.out != op.out)
+    read.update(o.index for other in others for o in other.ins if o is not None and o.space is Space.ACTIVATION)
+    return {v for _, v in ins} - read
 
 
 def _at(operand: Operand | None, slot_of: dict[int, int]) -> Operand | None:
