@@ -34,7 +34,7 @@ from tests.programs import (
     tensor,
 )
 from tests.test_quants import F16_FIELDS
-from tests.test_reference_device import VOCAB, expert_layer, layer, recurrent_layer, segments, size_of_product
+from tests.test_reference_device import VOCAB, expert_layer, layer, recurrent_layer, segments, size_of_normed, size_of_product
 from tools.make_test_model import SHAPES, write_model
 from wasmrt.device import binary, cpu
 from wasmrt.device.choice import Choice
@@ -164,6 +164,30 @@ def reference(kernel: str, *ins: Any, **params: Any) -> Any:
 def test_rms_norm(other, rows, n, scale, seed):
     ins = normal(seed, (rows, n), scale), normal(seed + 1, (n,))
     assert nmse(run(other, "rms_norm", *ins, eps=1e-5), reference("rms_norm", *ins, eps=1e-5)) < 2e-13
+
+
+# Worst: 7e-14.
+@settings(max_examples=40)
+@given(
+    other=others, rows=rows_of_x, n=widths, scale=scales, mean=st.sampled_from([0.0, 1.0, 10.0]),
+    b_is=st.sampled_from(["nothing", *F16_FIELDS]), seed=seeds,
+)  # fmt: skip
+def test_layer_norm(other, rows, n, scale, mean, b_is, seed):
+    """Two weights, of which each may be packed; mean: of a row, in units of its deviation."""
+    n = n if b_is == "nothing" else BY_NAME[b_is].block * 2
+    x, w = normal(seed, (rows, n), scale) + np.float32(mean * scale), normal(seed + 1, (n,))
+    b = None if b_is == "nothing" else random_tensor(seed + 2, b_is, n)
+    w = tensor(w) if b is None or seed % 2 else random_tensor(seed + 1, b_is, n)
+    got, want = run(other, "layer_norm", x, w, b, eps=1e-5), reference("layer_norm", x, w, b, eps=1e-5)
+    assert nmse(got, want, size_of_normed(x.astype(np.float64), w.values(), 1e-5)) < 7e-13
+
+
+# Worst: 9e-14.
+@settings(max_examples=40)
+@given(other=others, rows=rows_of_x, n=widths, scale=scales, seed=seeds)
+def test_softmax(other, rows, n, scale, seed):
+    x = normal(seed, (rows, n), scale)
+    assert nmse(run(other, "softmax", x), reference("softmax", x)) < 9e-13
 
 
 @settings(max_examples=40)

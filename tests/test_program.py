@@ -80,6 +80,8 @@ WRONG = {
     "rows of experts": lambda t, w, x: t.embed(w["experts"]),
     "a matrix as a norm's weight": lambda t, w, x: t.rms_norm(x, w["square"], 1e-5),
     "a value as a norm's weight": lambda t, w, x: t.rms_norm(x, x, 1e-5),
+    "a bias of another width": lambda t, w, x: t.layer_norm(x, w["row"], 1e-5, w["one"]),
+    "a value as a bias": lambda t, w, x: t.layer_norm(x, w["row"], 1e-5, x),
     "adding a matrix": lambda t, w, x: t.add(x, w["square"]),
     "adding rows of another width": lambda t, w, x: t.add(x, t.matmul(w["wide"], x)),
     "adding a bias of another width": lambda t, w, x: t.mul(x, w["two"]),

@@ -67,6 +67,35 @@ def test_rms_norm(rows, n, scale, eps, seed):
         assert nmse(got[t], want) < 3e-13
 
 
+# Worst: 5e-14.
+@given(rows=few, n=widths, scale=scales, mean=st.sampled_from([0.0, 1.0, 10.0]), with_b=st.booleans(), seed=seeds)
+def test_layer_norm(rows, n, scale, mean, with_b, seed):
+    """mean: of a row, in units of its deviation."""
+    x, w, b = normal(seed, (rows, n), scale) + np.float32(mean * scale), normal(seed + 1, (n,)), normal(seed + 2, (n,))
+    got = run("layer_norm", x, w, tensor(b) if with_b else None, eps=1e-5)
+    wide = x.astype(np.float64)
+    for t in range(rows):
+        centered = wide[t] - sum(wide[t]) / n
+        normed = centered / math.sqrt(sum(centered**2) / n + 1e-5) * w
+        assert nmse(got[t], normed + (b if with_b else 0), size_of_normed(wide[t], w, 1e-5)) < 5e-13
+
+
+def size_of_normed(x, w, eps):
+    """What rounding errors of layer_norm go with: the row before its mean is taken off, since the two may be almost equal."""
+    deviation = np.sqrt(np.var(x, axis=-1, keepdims=True) + eps)
+    return np.abs(x / deviation * w) + 1
+
+
+# Worst: 6e-14.
+@given(rows=few, n=widths, scale=scales, seed=seeds)
+def test_softmax(rows, n, scale, seed):
+    x = normal(seed, (rows, n), scale)
+    got = run("softmax", x)
+    for t in range(rows):
+        e = np.exp(x[t].astype(np.float64) - max(x[t]))
+        assert nmse(got[t], e / sum(e)) < 6e-13
+
+
 def size_of_product(w, x):
     """How large x @ w.T would be if its terms had random signs; see nmse."""
     return np.sqrt(np.square(x, dtype=np.float64) @ np.square(w, dtype=np.float64).T)

@@ -90,6 +90,19 @@ def rms_norm(x: F32, w: F32, eps: float) -> F32:
     return x / np.sqrt(mean + np.float32(eps)) * w
 
 
+def layer_norm(x: F32, w: F32, b: F32 | None, eps: float) -> F32:
+    """(x - mean(x)) * w / sqrt(variance(x) + eps) + b, a row at a time. Source: Ba et al. 2016, arXiv 1607.06450."""
+    centered = x - np.mean(x, axis=-1, keepdims=True)
+    y = centered / np.sqrt(np.mean(centered * centered, axis=-1, keepdims=True) + np.float32(eps)) * w
+    return y if b is None else y + b
+
+
+def softmax(x: F32) -> F32:
+    """exp(x), scaled so that a row adds to 1."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
 def matmul(w: Packed, x: F32, first_row: int, n_rows: int) -> F32:
     """x (T, n) times n_rows rows of w (m, n), which are columns of the output: (T, n_rows)."""
     y = np.empty((len(x), n_rows), np.float32)
@@ -174,7 +187,7 @@ def attention(q: F32, keys: F32, values: F32, pos: int, n_heads: int, n_kv_heads
         for h in range(n_kv_heads):
             scores = np.einsum("tgd,nd->tgn", q[some, h], k[:, h], optimize=True) * np.float32(scale)
             scores = np.where(hidden, np.float32(-np.inf), scores)
-            out[some, h] = np.einsum("tgn,nd->tgd", _softmax(scores), v[:, h], optimize=True)
+            out[some, h] = np.einsum("tgn,nd->tgd", softmax(scores), v[:, h], optimize=True)
     return out.reshape(n_tokens, -1)
 
 
@@ -188,7 +201,7 @@ def route(logits: F32, n_used: int) -> tuple[I32, F32]:
 
     Source: Jiang et al. 2024, arXiv 2401.04088 (Mixtral).
     """
-    probability = _softmax(logits)
+    probability = softmax(logits)
     experts = np.argsort(-probability, axis=-1, kind="stable")[:, :n_used].astype(np.int32)
     weights = np.take_along_axis(probability, experts, axis=-1)
     return experts, weights / weights.sum(axis=-1, keepdims=True)
@@ -285,11 +298,6 @@ def _normed(x: F32, norm: Packed | None, eps: float) -> F32:
     return x if norm is None else rms_norm(x, norm.rows(0, 1)[0], eps)
 
 
-def _softmax(x: F32) -> F32:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
 OPS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
@@ -308,6 +316,8 @@ OPS: dict[str, Callable[..., Any]] = {
         expert_mul,
         expert_sum,
         causal_conv,
+        layer_norm,
+        softmax,
         qkv,
         gate_up,
         matmul_add,

@@ -103,6 +103,8 @@ KERNELS: Mapping[str, Kernel] = {
     "expert_mul": Kernel(("x", "w", "experts")),
     "expert_sum": Kernel(("x", "weights")),
     "causal_conv": Kernel(("x", "w"), mutates=("window",)),
+    "layer_norm": Kernel(("x", "w", "b?"), ("eps",)),
+    "softmax": Kernel(("x",)),
     "qkv": Kernel(("x", "norm?", "w1", "w2?", "w3?"), ("eps", "first_row", "n_rows"), fused=True),
     "gate_up": Kernel(("x", "norm?", "w_gate", "w_up"), ("eps", "activation", "first_row", "n_rows"), fused=True),
     "matmul_add": Kernel(("w", "x", "r"), ("first_row", "n_rows"), overwrites=("r",), fused=True),

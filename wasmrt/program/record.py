@@ -95,6 +95,14 @@ class Recorder:
         _require(shape == (x.width,), f"rms_norm of {x.width} elements with a weight of {shape}")
         return self._op("rms_norm", (x, w), self._value(x.width, x.rows), eps)
 
+    def layer_norm(self, x: Operand, w: Operand, eps: float, b: Operand | None = None) -> Operand:
+        shapes = [self._weight_of(o).shape for o in (w, b) if o is not None]
+        _require(set(shapes) == {(x.width,)}, f"layer_norm of {x.width} elements with weights of {shapes}")
+        return self._op("layer_norm", (x, w, b), self._value(x.width, x.rows), eps)
+
+    def softmax(self, x: Operand) -> Operand:
+        return self._op("softmax", (x,), self._value(x.width, x.rows))
+
     def matmul(self, w: Operand, x: Operand) -> Operand:
         weight = self._weight_of(w)
         _require(len(weight.shape) == 2 and w.width == x.width, f"matmul of {weight.shape} with rows of {x.width}")

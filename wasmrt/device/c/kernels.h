@@ -158,4 +158,4 @@ static inline void share(const Call* c, uint32_t n, uint32_t* begin, uint32_t* e
 // All threads call each; there is a meeting after each.
 typedef void Kernel(const Call* c);
 Kernel embed, rms_norm, matmul, add, mul, swiglu, rope, store_kv, attention, last_rows, route, expert_matmul, expert_mul,
-    expert_sum, causal_conv;
+    expert_sum, causal_conv, layer_norm, softmax;

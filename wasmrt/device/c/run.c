@@ -11,7 +11,7 @@
 
 static Kernel* const KERNELS[] = {
     embed, rms_norm, matmul, add, mul, swiglu, rope, store_kv, attention, last_rows, route, expert_matmul, expert_mul,
-    expert_sum, causal_conv,
+    expert_sum, causal_conv, layer_norm, softmax,
 };
 enum { N_KERNELS = sizeof KERNELS / sizeof *KERNELS, EMBED = 0, MATMUL = 2, ROUTE = 10, EXPERT_MATMUL = 11 };
 
