@@ -1,0 +1,9 @@
+// out_gate: where a matmul writes: silu(gate) * value, where a matmul before it gave the gate. Meaning: device/reference.py swiglu.
+
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+@group(0) @binding(7) var<storage, read> gate: array<f32>;
+
+fn emit(row: u32, column: u32, value: f32) {
+    let g = gate[row * params.width + column];
+    y[row * params.width + column] = g / (1.0 + exp(-max(g, -87.0))) * value;
+}
