@@ -12,9 +12,10 @@ from tests.conftest import missing_for_gpu, skip_or_fail
 from tests.programs import REFERENCE
 from tests.test_reference_device import rig_of_logits
 from wasmrt.device.device import Candidates
-from wasmrt.device.gpu_choose import Chooser
+from wasmrt.device.gpu_choose import Chooser, Outcome, outcome
 from wasmrt.device.gpu_host import Shaders, Use, bindings_of
 from wasmrt.errors import DeviceError
+from wasmrt.sampling import SamplerOptions, sample
 
 SEEDS = st.integers(0, 2**32 - 1)
 # Fewer than a workgroup, a group for each, some in a group; where groups are uneven; two vocabularies.
@@ -235,3 +236,146 @@ def test_cancelled_while_waiting(bench):
     allocated = bench.host.allocated
     asyncio.run(main())
     assert bench.host.allocated == allocated
+
+
+# Chains: the "pass" copies row number pos to where the logits are, so that a kernel that leaves pos alone gives itself away.
+
+PASS = """
+@group(0) @binding(0) var<storage, read> state: array<u32>;
+@group(0) @binding(1) var<storage, read> rows: array<u32>;
+@group(0) @binding(2) var<storage, read_write> row: array<u32>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
+    let n = arrayLength(&row);
+    if (thread.x < n) { row[thread.x] = rows[state[1] * n + thread.x]; }
+}
+"""
+
+
+def run_chain(bench, rows, ends, n_passes, room=None):
+    """What a chain over rows gives: its outcome, the last token and state. ends(logits, state, tokens, chain): dispatches."""
+    rows = np.asarray(rows, np.float32)
+    n = rows.shape[1]
+    source, logits = bench.words(rows.view(np.uint32).ravel()), bench.words(np.zeros(n))
+    state, tokens = bench.words([1, 0, 1, 1], Use.STATE), bench.words([7, 7, 7, 7])
+    chain = bench.words([9] * (4 + (room or n_passes)))
+    bindings = bindings_of(PASS)
+    bench.pass_ = getattr(bench, "pass_", None) or bench.host.pipeline("pass", PASS, bindings, {})
+    compute = bench.pass_, bench.host.group(bindings, (state, source, logits)), -(-n // 64), 1, 1
+    steps = [compute, *ends(logits, state, tokens, chain)]
+    bench.chooser(n).begin(chain)
+    bench.host.submit(steps * n_passes)
+    words = bench.read(chain, np.uint32)
+    return outcome(memoryview(words.tobytes())), bench.read(tokens, np.uint32).tolist(), bench.read(state, np.uint32).tolist()
+
+
+@settings(max_examples=40)
+@given(n=st.sampled_from(SIZES), steps=st.sampled_from([1, 3, 1 << 20]), n_passes=st.integers(1, 5), seed=SEEDS)
+def test_greedy_chain(bench, n, steps, n_passes, seed):
+    rows = normal_row(n * n_passes, seed, 1.0, steps).reshape(n_passes, n)
+    want = [min(range(n), key=lambda i: (-row[i], i)) for row in rows.tolist()]
+    got, tokens, state = run_chain(bench, rows, bench.chooser(n).greedy, n_passes)
+    assert got == Outcome(want, False, False)
+    assert (tokens, state) == ([want[-1], 7, 7, 7], [1, n_passes, 1, 1])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_greedy_chain_ends_at_what_is_no_number(bench, bad):
+    """Later passes change nothing. A chain that is longer than its room keeps to it."""
+    rows = normal_row(3000, 0, 1.0, 1 << 20).reshape(3, 1000)
+    first = [int(np.argmax(row)) for row in rows]
+    assert run_chain(bench, rows, bench.chooser(1000).greedy, 3, 2)[0].tokens == first[:2]
+    rows[1, 999] = bad
+    got, tokens, state = run_chain(bench, rows, bench.chooser(1000).greedy, 3)
+    assert (got, tokens[0], state[1]) == (Outcome(first[:1], True, False), first[0], 1)
+
+
+def draw_all(bench, rows, options, us):
+    """What a chain draws, and what sampling.py draws from the reference's candidates."""
+    uniforms = bench.words(np.asarray(us, np.float32).view(np.uint32))
+    chooser = bench.chooser(rows.shape[1])
+    got, _, state = run_chain(bench, rows, lambda *to: chooser.sampled(*to, uniforms, options), len(rows))
+    want = []
+    for row, u in zip(rows, us, strict=True):
+        few = wanted(row, min(64, options.top_k or 64), (), 1.0, options.temperature)
+        want.append(sample(few, options, u))
+    assert got.tokens == want[: len(got.tokens)]
+    assert state[1] == len(got.tokens)
+    assert got.undecided == (len(got.tokens) < len(rows))
+    return got, want
+
+
+@settings(max_examples=150)
+@given(
+    n=st.sampled_from([1, 2, 63, 64, 65, 300, 1025, 5000, 32000]),
+    steps=st.sampled_from([3, 1 << 20]),
+    scale=st.sampled_from([0.01, 1.0, 4.0, 1000.0]),
+    temperature=st.sampled_from([0.01, 0.3, 1.0, 1.7, 50.0]),
+    top_k=st.sampled_from([0, 1, 2, 40, 64, 65, 500]),
+    top_p=st.sampled_from([0.1, 0.5, 0.95, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    seed=SEEDS,
+)
+def test_sampled_chain(bench, n, steps, scale, temperature, top_k, top_p, min_p, seed):
+    """As sampling.py draws it, or not at all."""
+    rows = normal_row(n * 4, seed, scale, steps).reshape(4, n)
+    options = SamplerOptions(temperature, top_k, top_p, min_p)
+    draw_all(bench, rows, options, np.random.default_rng(seed).random(4))
+
+
+@settings(max_examples=100)
+@given(
+    n=st.sampled_from([65, 70, 100, 300]),
+    temperature=st.sampled_from([0.7, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 65, 90]),
+    top_p=st.sampled_from([0.3, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.02]),
+    seed=SEEDS,
+)
+def test_sampled_chain_where_the_others_count(bench, n, temperature, top_k, top_p, min_p, seed):
+    """The 64 likeliest are some of the weight, so that a draw among them needs to know of the others'."""
+    rows = normal_row(n * 4, seed, 1.5, 1 << 20).reshape(4, n)
+    draw_all(bench, rows, SamplerOptions(temperature, top_k, top_p, min_p), np.random.default_rng(seed).random(4) * 0.6)
+
+
+@settings(max_examples=60)
+@given(n=st.sampled_from([3, 64, 1000]), temperature=st.sampled_from([0.3, 1.0, 2.0]), seed=SEEDS)
+def test_sampled_chain_at_the_ends_of_shares(bench, n, temperature, seed):
+    """Numbers that float32 can't tell from where a token's share ends."""
+    (row,) = rows = normal_row(n, seed, 2.0, 1 << 20).reshape(1, n)
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(np.exp(np.sort(row.astype(np.float64))[::-1][:40] / temperature))
+    for u in rng.choice(ends[:-1] / ends[-1], 4) * (1 + 1e-7 * rng.standard_normal(4)):
+        draw_all(bench, rows, SamplerOptions(temperature, 40, 1.0, 0.0), [u])
+
+
+def test_a_chain_seldom_leaves_a_draw_to_the_host(bench):
+    """Of a model's usual logits and options. A number at the end of a token's share is left."""
+    options = SamplerOptions(0.8, 40, 0.95, 0.05)
+    undecided = 0
+    for seed in range(100):
+        rows = np.random.default_rng(seed).gumbel(0, 3, (4, 2000)).astype(np.float32)
+        got, want = draw_all(bench, rows, options, np.random.default_rng(seed).random(4))
+        assert None not in want
+        undecided += got.undecided
+    assert undecided <= 4
+    equal = np.zeros((1, 4), np.float32)
+    got, want = draw_all(bench, equal, SamplerOptions(1.0, 0, 1.0, 0.0), [0.5])
+    assert (got.undecided, want) == (True, [2])
+
+
+def test_sampled_chain_ends_at_what_is_no_number(bench):
+    rows = normal_row(3000, 0, 1.0, 1 << 20).reshape(3, 1000)
+    rows[1, 70] = math.nan
+    uniforms = bench.words(np.zeros(3, np.uint32))
+    options = SamplerOptions(1.0)
+    got, tokens, state = run_chain(bench, rows, lambda *to: bench.chooser(1000).sampled(*to, uniforms, options), 3)
+    assert got == Outcome([int(np.argmax(rows[0]))], True, False)
+    assert (tokens[0], state[1]) == (got.tokens[0], 1)
+
+
+def test_what_no_chain_draws(bench):
+    nothing = bench.words([0] * 8)
+    for options in (SamplerOptions(0.0), SamplerOptions(1e9), SamplerOptions(1.0, repeat_penalty=1.1)):
+        with pytest.raises(ValueError, match="no chain"):
+            bench.chooser(1000).sampled(nothing, nothing, nothing, nothing, nothing, options)

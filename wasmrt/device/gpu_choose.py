@@ -15,6 +15,7 @@ from typing import Any
 from wasmrt.device.device import Candidates
 from wasmrt.device.gpu_host import Dispatch, GpuHost, Range, Shader, Shaders, Use
 from wasmrt.errors import DeviceError
+from wasmrt.sampling import SamplerOptions
 
 WG = 64  # threads of a workgroup, in all of these shaders
 GROUPS = 1024  # of a row, at most
@@ -67,6 +68,16 @@ class Chooser:
 
     def _storage(self, n_bytes: int) -> Range:
         return self._host.buffer(n_bytes), 0, n_bytes
+
+    @property
+    def n_vocab(self) -> int:
+        return self._n
+
+    def reserve(self, n_rows: int) -> None:
+        """Take, at most, what asking about n_rows rows will take."""
+        for _ in range(n_rows):
+            self._host.buffer(PARAMS.size, Use.STATE)
+        self._host.buffer(4 * PAIRS_AT + 8 * self._n, Use.READ)
 
     # Candidates
 
@@ -196,6 +207,24 @@ class Chooser:
         last = self._dispatch(("chain", "greedy"), WG, row.params, self._maxima, state, tokens, chain)
         return row.maxima, last
 
+    def sampled(
+        self, logits: Range, state: Range, tokens: Range, chain: Range, uniforms: Range, options: SamplerOptions
+    ) -> tuple[Dispatch, ...]:
+        """The same with a token drawn by `options` and the pass's own of `uniforms`, f32 numbers in [0, 1) that the host wrote.
+
+        Only where `can_draw` says so. It draws what sampling.sample draws from the same logits with the same number; a
+        chain ends undecided where float32 or the 64 likeliest do not tell which. The outcome's undecided token is then to be
+        drawn from `candidates` of this row.
+        """
+        if not can_draw(options):
+            raise ValueError(f"no chain of passes draws by {options}")
+        row = self._bind(logits)
+        shape = FEW + 1, 0, options.temperature, options.top_k, options.top_p, options.min_p
+        self._write_params(row, *shape)
+        ranges = self._found, state, tokens, chain, uniforms
+        last = self._dispatch(("found", "chain", "sample"), WG, row.params, *ranges)
+        return row.maxima, row.threshold, row.survivors, last
+
     def begin(self, chain: Range) -> None:
         """Nothing chosen yet."""
         self._host.write(chain[0], chain[1], CHAIN.pack(0, 0))
@@ -208,6 +237,11 @@ class Chooser:
         self._rows.clear()
         for buffer, _, _ in (self._maxima, self._recent, self._found):
             self._host.free(buffer)
+
+
+def can_draw(options: SamplerOptions) -> bool:
+    """Whether `sampled` knows how: no penalty, and a temperature that float32 reckons with."""
+    return options.repeat_penalty == 1.0 and 1e-3 <= options.temperature <= 1e3
 
 
 def outcome(chain: memoryview) -> Outcome:
