@@ -1,0 +1,161 @@
+// attention_wide: y = softmax(scale * q k^T) v of many tokens, over the keys up to each one's own, a tile of keys at a time.
+//   q: f32 (T, heads * KEY_DIM), y: f32 (T, heads * VALUE_DIM). Rows of a key head are its GROUP query heads of each token in turn;
+//   a workgroup takes 32 of them. Workgroups: (rows / 32, key heads); rows with most keys go first.
+//   Threads are 8 x 8. Each makes the scores of rows `across + 8 i` with keys 4 `along` .. + 4, a chunk of 64 dims at a time, and
+//   then, for these rows, the columns of fours `along + 8 i`: maxima and rescaling of its rows stay in registers. Keys and
+//   values pass through `staged`, P values at a time. Fours of a head's q are read as such where KEY_DIM is whole fours (as
+//   q_fours; q is a dummy), or element by element (as q).
+//   Behind kv_read.wgsl, attention_out.wgsl. Meaning: device/reference.py attention. Twins: attention.wgsl, device/c/attention.c.
+
+struct Params { n_heads: u32, scale: f32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> q: array<f32>;
+@group(0) @binding(3) var<storage, read> q_fours: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> keys: array<vec4<u32>>;
+@group(0) @binding(5) var<storage, read> values: array<vec4<u32>>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+
+override GROUP: u32;
+override COLUMNS: u32 = (V4 + 7u) >> 3u;  // fours of a row's output that a thread makes, at most 8
+override P: u32 = select(8u, select(16u, 32u, COLUMNS <= 2u), COLUMNS <= 4u);
+
+const WG: u32 = 64u;
+const ROWS: u32 = 32u;
+const TILE: u32 = 32u;
+const DIMS: u32 = 16u;  // fours of a chunk of dims
+const STRIDE: u32 = 17u;  // of a staged key's: odd, so that keys side by side lie in different banks
+
+var<workgroup> staged: array<vec4<f32>, TILE * STRIDE>;
+var<workgroup> weights: array<vec4<f32>, ROWS * 9u>;  // [row][four of keys], 9 apart for the banks
+var<workgroup> peaks: array<f32, ROWS * 8u>;  // [row][along]
+
+fn query_four(at: u32, j: u32) -> vec4<f32> {
+    if ((KEY_DIM & 3u) == 0u) { return q_fours[(at >> 2u) + j]; }
+    var x = vec4<f32>(0.0);
+    let i = 4u * j;
+    if (i < KEY_DIM) { x.x = q[at + i]; }
+    if (i + 1u < KEY_DIM) { x.y = q[at + i + 1u]; }
+    if (i + 2u < KEY_DIM) { x.z = q[at + i + 2u]; }
+    if (i + 3u < KEY_DIM) { x.w = q[at + i + 3u]; }
+    return x;
+}
+
+// The greatest of a row's peaks.
+fn peak(row: u32) -> f32 {
+    var most = peaks[row * 8u];
+    for (var i = 1u; i < 8u; i++) { most = max(most, peaks[row * 8u + i]); }
+    return most;
+}
+
+fn total(row: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = 0u; i < 8u; i++) { sum += peaks[row * 8u + i]; }
+    return sum;
+}
+
+fn greatest(x: vec4<f32>) -> f32 { return max(max(x.x, x.y), max(x.z, x.w)); }
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32
+) {
+    let kv_head = group.y;
+    let n_rows = state.n_tokens * GROUP;
+    let first_row = (groups.x - 1u - group.x) * ROWS;
+    let along = tid & 7u;
+    let across = tid >> 3u;
+    // Past the end, the last row again: its output is not written.
+    let row = min(vec4<u32>(first_row + across) + vec4<u32>(0u, 8u, 16u, 24u), vec4<u32>(n_rows - 1u));
+    let token = row / GROUP;
+    let head = kv_head * GROUP + (row - token * GROUP);
+    let q_at = (token * params.n_heads + head) * KEY_DIM;
+    let seen = vec4<u32>(state.pos + 1u) + token;
+    let end = state.pos + 1u + min(first_row + ROWS - 1u, n_rows - 1u) / GROUP;
+    let kv_row = kv_head * CAPACITY;
+
+    var top = vec4<f32>(FLOOR);
+    var part = vec4<f32>(0.0);  // of the totals: of this thread's keys
+    var sums = array<mat4x4<f32>, 8>();  // a column of the matrix is a row's
+    for (var first = 0u; first < end; first += TILE) {
+        var s0 = vec4<f32>(0.0);
+        var s1 = vec4<f32>(0.0);
+        var s2 = vec4<f32>(0.0);
+        var s3 = vec4<f32>(0.0);
+        for (var dims = 0u; dims < K4; dims += DIMS) {
+            let n_dims = min(DIMS, K4 - dims);
+            if (dims > 0u) { workgroupBarrier(); }
+            for (var i = tid; i < TILE * DIMS; i += WG) {
+                let key = i >> 4u;
+                let j = i & 15u;
+                // Keys 4a + b lie at 8b + a.
+                if (j < n_dims) { staged[((key & 3u) * 8u + (key >> 2u)) * STRIDE + j] = key_four((kv_row + first + key) * K4 + dims + j); }
+            }
+            workgroupBarrier();
+            for (var j = 0u; j < n_dims; j++) {
+                let at = along * STRIDE + j;
+                let four = mat4x4<f32>(staged[at], staged[at + 8u * STRIDE], staged[at + 16u * STRIDE], staged[at + 24u * STRIDE]);
+                s0 += query_four(q_at.x, dims + j) * four;
+                s1 += query_four(q_at.y, dims + j) * four;
+                s2 += query_four(q_at.z, dims + j) * four;
+                s3 += query_four(q_at.w, dims + j) * four;
+            }
+        }
+        let key = vec4<u32>(0u, 1u, 2u, 3u) + vec4<u32>(first + 4u * along);
+        s0 = select(vec4<f32>(FLOOR), s0 * params.scale, key < vec4<u32>(seen.x));
+        s1 = select(vec4<f32>(FLOOR), s1 * params.scale, key < vec4<u32>(seen.y));
+        s2 = select(vec4<f32>(FLOOR), s2 * params.scale, key < vec4<u32>(seen.z));
+        s3 = select(vec4<f32>(FLOOR), s3 * params.scale, key < vec4<u32>(seen.w));
+        let at = across * 8u + along;
+        peaks[at] = greatest(s0);
+        peaks[at + 64u] = greatest(s1);
+        peaks[at + 128u] = greatest(s2);
+        peaks[at + 192u] = greatest(s3);
+        workgroupBarrier();
+
+        let now = max(top, vec4<f32>(peak(across), peak(across + 8u), peak(across + 16u), peak(across + 24u)));
+        let by = exp(top - now);
+        top = now;
+        s0 = exp(s0 - now.x);
+        s1 = exp(s1 - now.y);
+        s2 = exp(s2 - now.z);
+        s3 = exp(s3 - now.w);
+        let ones = vec4<f32>(1.0);
+        part = part * by + vec4<f32>(dot(s0, ones), dot(s1, ones), dot(s2, ones), dot(s3, ones));
+        weights[across * 9u + along] = s0;
+        weights[(across + 8u) * 9u + along] = s1;
+        weights[(across + 16u) * 9u + along] = s2;
+        weights[(across + 24u) * 9u + along] = s3;
+        for (var c = 0u; c < COLUMNS; c++) {
+            sums[c] = mat4x4<f32>(sums[c][0] * by.x, sums[c][1] * by.y, sums[c][2] * by.z, sums[c][3] * by.w);
+        }
+        for (var begin = 0u; begin < TILE; begin += P) {
+            if (begin > 0u) { workgroupBarrier(); }
+            for (var i = tid; i < P * V4; i += WG) { staged[i] = value_four((kv_row + first + begin) * V4 + i); }
+            workgroupBarrier();
+            for (var four = 0u; four < (P >> 2u); four++) {
+                let start = across * 9u + (begin >> 2u) + four;
+                let w = mat4x4<f32>(weights[start], weights[start + 72u], weights[start + 144u], weights[start + 216u]);
+                for (var c = 0u; c < COLUMNS; c++) {
+                    let v_at = 4u * four * V4 + min(along + 8u * c, V4 - 1u);
+                    sums[c] += mat4x4<f32>(staged[v_at], staged[v_at + V4], staged[v_at + 2u * V4], staged[v_at + 3u * V4]) * w;
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    peaks[across * 8u + along] = part.x;
+    peaks[across * 8u + along + 64u] = part.y;
+    peaks[across * 8u + along + 128u] = part.z;
+    peaks[across * 8u + along + 192u] = part.w;
+    workgroupBarrier();
+    for (var i = 0u; i < 4u; i++) {
+        if (first_row + across + 8u * i < n_rows) {
+            let all = total(across + 8u * i);
+            for (var c = 0u; c < COLUMNS; c++) {
+                if (along + 8u * c < V4) { write_four(token[i] * params.n_heads + head[i], along + 8u * c, sums[c][i] / all); }
+            }
+        }
+    }
+}
