@@ -1,4 +1,8 @@
-"""Build hook: a wheel and an editable install come with the WebAssembly kernels; the sdist has their sources."""
+"""Build hook: a wheel and an editable install come with the WebAssembly kernels; the sdist has their sources.
+
+The shaders lie beside the package in a checkout and inside it in a wheel. An editable install uses the checkout's: a copy would
+grow old.
+"""
 
 import runpy
 import sys
@@ -10,7 +14,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 class KernelsHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Run tools/build_kernels.py; its message is what a failed build ends with."""
+        """Run tools/build_kernels.py; its message is what a failed build ends with. version: standard or editable."""
         script = Path(self.root, "tools", "build_kernels.py")
         if code := runpy.run_path(str(script))["main"]([]):
             sys.exit(code)
+        if version != "editable":
+            shaders = sorted(Path(self.root, "shaders").glob("*.wgsl"))
+            build_data["force_include"].update({str(path): f"wasmrt/shaders/{path.name}" for path in shaders})

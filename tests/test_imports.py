@@ -20,6 +20,7 @@ LAYERS = (
     ("generate",),
     ("text",),
     ("speed",),
+    ("fit",),
     ("engine",),
     ("sync",),
     ("inspect", "bench", "doctor", "planning", "pull"),
@@ -56,11 +57,11 @@ def test_numpy_stays_where_it_belongs():
     assert users == NUMPY
 
 
-def test_inspect_needs_neither_numpy_nor_wasmtime():
+def test_inspect_needs_no_device():
     """Whether a file will run is decided by what the devices have in common, without making one."""
     code = (
         "import asyncio, sys\n"
-        "for name in ('numpy', 'wasmtime', 'tqdm', 'psutil'):\n"
+        "for name in ('numpy', 'wasmtime', 'wgpu', 'tqdm', 'psutil'):\n"
         "    sys.modules[name] = None\n"
         "from wasmrt.inspect import describe\n"
         "from wasmrt.resources import demo_model\n"

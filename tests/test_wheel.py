@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+SHADERS = sorted((ROOT / "shaders").glob("*.wgsl"))
 KERNELS = {f"wasmrt/device/wasm/{build}.wasm" for build in ("wasm64", "wasm32", "plain")}
 
 
@@ -33,14 +34,15 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_is_pure_and_complete(wheel):
-    """Every module of the package, the kernels and the demo model, nothing else; tagged for any platform."""
+    """Every module of the package, the kernels, the shaders and the demo model, nothing else; tagged for any platform."""
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         info = {name.split("/")[1]: archive.read(name) for name in archive.namelist() if ".dist-info/" in name}
         assert all(archive.read(name).startswith(b"\0asm") for name in KERNELS)
     tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wasmrt").rglob("*.py")}
-    assert names == tracked | KERNELS | {"wasmrt/data/demo.gguf", "wasmrt/py.typed"}
+    shaders = {f"wasmrt/shaders/{path.name}" for path in SHADERS}
+    assert names == tracked | KERNELS | shaders | {"wasmrt/data/demo.gguf", "wasmrt/py.typed"}
     assert b"Root-Is-Purelib: true" in info["WHEEL"]
     assert b"Tag: py3-none-any" in info["WHEEL"]
     assert b"wasmrt = wasmrt.cli:main" in info["entry_points.txt"]
@@ -53,10 +55,28 @@ def test_the_source_archive_has_the_kernels_as_sources_and_makes_the_same_wheel(
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wasmrt" / "device" / "c").iterdir()}
+    sources |= {f"shaders/{path.name}" for path in SHADERS}
     assert sources | {"hatch_build.py", "tools/build_kernels.py", "pyproject.toml"} <= names
     assert not any(name.endswith(".wasm") for name in names)
     (built,) = tmp_path.glob("*.whl")
     assert built.read_bytes() == wheel.read_bytes()
+
+
+def test_shaders_are_found_in_the_wheel(wheel, tmp_path):
+    """Away from the checkout, whose own stand elsewhere."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = (
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from wasmrt.resources import shader\n"
+        "print(*(shader(name) for name in sys.argv[2:]), sep='\\n')\n"
+    )
+    assert SHADERS
+    command = [sys.executable, "-c", code, str(tmp_path), *(path.stem for path in SHADERS)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout.splitlines()
+    assert [Path(path) for path in found] == [tmp_path / "wasmrt" / "shaders" / path.name for path in SHADERS]
+    assert [Path(path).read_bytes() for path in found] == [path.read_bytes() for path in SHADERS]
 
 
 def test_nothing_native_is_required_in_a_browser(wheel):

@@ -6,6 +6,7 @@ from wasmrt.errors import DeviceError, SourceError
 
 PACKAGE = Path(__file__).resolve().parent
 DATA = PACKAGE / "data"
+SHADERS = PACKAGE.parent / "shaders"  # of a checkout; a wheel has them in the package
 
 
 def demo_model() -> Path:
@@ -24,3 +25,11 @@ def kernels(build: str) -> Path:
             f"the {build} kernels are not in this installation ({path}); build them with: python tools/build_kernels.py"
         )
     return path
+
+
+def shader(name: str) -> Path:
+    """The WGSL file shaders/NAME.wgsl. Raises DeviceError where it is missing."""
+    for folder in (PACKAGE / "shaders", SHADERS):
+        if (path := folder / f"{name}.wgsl").is_file():
+            return path
+    raise DeviceError(f"the shader {name!r} is not in this installation ({PACKAGE}); install wasmrt again")
