@@ -1,4 +1,4 @@
-"""All checks in turn: ruff, mypy, pytest. `python tools/check.py [pytest arguments]` stops at the first that fails."""
+"""All checks in turn: ruff, mypy, shaders, pytest. `python tools/check.py [pytest arguments]` stops at the first that fails."""
 
 import os
 import subprocess
@@ -14,6 +14,7 @@ def main(pytest_arguments: list[str]) -> int:
     checks = {
         "ruff": ["ruff", "check", "."],
         "mypy": ["mypy"],
+        "wgsl": ["tools.lint_wgsl"],
         "pytest": ["pytest", "-n", workers, "--dist", "loadfile", *pytest_arguments],
     }
     for name, command in checks.items():
