@@ -39,6 +39,17 @@ def missing_for_cpu() -> str | None:
     return None
 
 
+def missing_for_gpu() -> str | None:
+    """Why there is no GPU to compute on here, not even one in software, or None."""
+    try:
+        importlib.import_module("wgpu.backends.wgpu_native")
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: installed, but without its native library
+        return f"wgpu cannot be imported: {error}"
+    from wasmrt.device.gpu_native import adapters
+
+    return None if adapters() else "there is neither a GPU nor software Vulkan (sudo apt-get install mesa-vulkan-drivers)"
+
+
 @pytest.fixture(autouse=True)
 def _no_user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own cache, or another test's; XDG_CACHE_HOME is for the processes that tests start."""
@@ -53,6 +64,13 @@ def cpu() -> None:
     """For tests that compute on the cpu device, which is also the default one: its kernels and wasmtime."""
     if missing := missing_for_cpu():
         skip_or_fail("cpu", missing)
+
+
+@pytest.fixture(scope="session")
+def gpu() -> None:
+    """For tests that compute on a GPU, or on the software adapter that imitates one."""
+    if missing := missing_for_gpu():
+        skip_or_fail("gpu", missing)
 
 
 @pytest.fixture(scope="session", params=["reference", "cpu"])

@@ -1,8 +1,8 @@
 """Make .venv and install wasmrt into it: `python3 tools/setup.py [demo|test]`. Needs nothing but Python 3.11 or newer.
 
 Quick when nothing has changed: a stamp in .venv holds what it was made from, one beside the WebAssembly kernels what they
-were made from. On Debian and Ubuntu the venv module is a package of its own; it is installed where that is permitted, and
-otherwise named.
+were made from. On Debian and Ubuntu the venv module is a package of its own, and so is Mesa's software Vulkan, on which the
+tests of the GPU device run where there is no GPU. They are installed where that is permitted, and otherwise named.
 """
 
 import hashlib
@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 KERNELS = ROOT / "tools" / "build_kernels.py"
+# Where the Vulkan loader looks for drivers; lvp is Mesa's lavapipe, which computes on the CPU.
+VULKAN_DRIVERS = tuple(Path(folder, "vulkan", "icd.d") for folder in ("/usr/share", "/usr/local/share", "/etc"))
+MESA = "mesa-vulkan-drivers"  # brings the loader (libvulkan1) with it
 EXTRAS = {"demo": "", "test": "[test]"}
 
 
@@ -26,6 +29,13 @@ def main(kind: str) -> None:
         sys.exit(f"error: wasmrt needs Python 3.11 or newer, this is {sys.version.split()[0]}; set PYTHON=python3.x for make")
     if kind not in EXTRAS:
         sys.exit(f"error: unknown set-up {kind!r}; there is: {', '.join(EXTRAS)}")
+    install(kind)
+    if kind == "test":
+        software_vulkan()
+
+
+def install(kind: str) -> None:
+    """The package and what `kind` needs beside it, into .venv."""
     wanted = fingerprint()
     stamps = {k: VENV / f"wasmrt-{k}.stamp" for k in EXTRAS}
     # What tests need includes what the demo needs.
@@ -34,7 +44,9 @@ def main(kind: str) -> None:
         if kernels_are_current():
             return
         if "test" in installed:  # the compiler is there
-            sys.exit(subprocess.run([str(BIN / python_name()), str(KERNELS)]).returncode)
+            if code := subprocess.run([str(BIN / python_name()), str(KERNELS)]).returncode:
+                sys.exit(code)
+            return
     started = time.monotonic()
     if not usable():
         say(f"creating {VENV.name} with Python {sys.version.split()[0]}")
@@ -72,13 +84,39 @@ def create_venv() -> None:
         return
     shutil.rmtree(VENV, ignore_errors=True)
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
-    apt = shutil.which("apt-get")
-    if apt and hasattr(os, "geteuid") and os.geteuid() == 0:
+    if may_install():
         say(f"this Python has no venv module: installing {package}")
-        installed = run(apt, "update", "-q") and run(apt, "install", "-q", "-y", package)
-        if installed and run(sys.executable, "-m", "venv", str(VENV)):
+        if apt_install(package) and run(sys.executable, "-m", "venv", str(VENV)):
             return
     sys.exit(f"error: {sys.executable} cannot make a virtual environment; on Debian or Ubuntu: sudo apt-get install {package}")
+
+
+def software_vulkan() -> None:
+    """See to it that there is something to run shaders on. Without it their tests are skipped, so this stops nothing."""
+    if not sys.platform.startswith("linux"):  # the others come with Metal or Direct3D
+        return
+    if any(any(folder.glob("lvp_icd*.json")) for folder in VULKAN_DRIVERS) or has_adapter():
+        return
+    if may_install():
+        say(f"no GPU to run shaders on: installing {MESA}")
+        if apt_install(MESA):
+            return
+    say(f"tests of the GPU device need a GPU or Mesa's software Vulkan; on Debian or Ubuntu: sudo apt-get install {MESA}")
+
+
+def has_adapter() -> bool:
+    """Whether the device would find a GPU."""
+    code = "import sys; from wasmrt.device.gpu_native import adapters; sys.exit(not adapters())"
+    return run(str(BIN / python_name()), "-c", code, quiet=True)
+
+
+def may_install() -> bool:
+    return shutil.which("apt-get") is not None and hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def apt_install(package: str) -> bool:
+    """The index first: a fresh machine or container has none."""
+    return run("apt-get", "update", "-q") and run("apt-get", "install", "-q", "-y", package)
 
 
 def pip(*arguments: str) -> None:
