@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tests.test_quants import F16_FIELDS
 from wasmrt.device.choice import Choice, choose
-from wasmrt.device.device import Bound, Stop
+from wasmrt.device.device import Bound, Candidates, Stop
 from wasmrt.gguf.types import BY_NAME, QuantType
 from wasmrt.options import EngineOptions
 from wasmrt.program.ops import KERNELS, Operand, Program, Weight
@@ -48,6 +48,7 @@ class Kind:
 REFERENCE = Kind("reference")
 CPU = Kind("cpu:wasm32", 3)
 PLAIN = Kind("cpu:plain")
+GPU = Kind("gpu")
 
 # Tests of what every device promises run once for each of these.
 KINDS = (REFERENCE, CPU, PLAIN)
@@ -155,16 +156,23 @@ class Rig:
                     table[i] = self.memory.allocate(len(piece))
                     self.memory.view(table[i], len(piece))[:] = piece
 
-    def result(self) -> F32:
+    async def read(self) -> F32:
         """What the last segment gave in the last pass: f32 (n_out, width)."""
-        return np.asarray(self.device.logits(self.bounds[-1]))
+        return np.asarray(await self.device.logits(self.bounds[-1]))
+
+    def result(self) -> F32:
+        return asyncio.run(self.read())
+
+    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1) -> Candidates:
+        """The tokens likeliest to follow a row of the last pass."""
+        return asyncio.run(self.device.candidates(self.bounds[-1], k, recent, penalty, temperature, row))
 
     async def step(self, ids: Sequence[int], pos: int = 0, n_out: int | None = None) -> F32:
         """One pass through all segments; logits of the last n_out rows (None: of all)."""
         self.device.begin(ids, pos, len(ids) if n_out is None else n_out)
         end = len(self.bounds[-1].program.ops)
         assert await self.device.run(self.bounds, range(end)) == Stop(len(self.bounds) - 1, end)
-        return self.result()
+        return await self.read()
 
     def run(self, ids: Sequence[int], pos: int = 0, n_out: int | None = None) -> F32:
         return asyncio.run(self.step(ids, pos, n_out))

@@ -90,7 +90,7 @@ def test_a_trap_in_one_thread_ends_the_pass_soon(kind, thread):
         assert time.perf_counter() - started < 1
         assert wait_until(lambda: not team())                    # without close()
         rig.bounds[0].table[thread] = home
-        for again in (lambda: rig.run([0, 1, 2]), lambda: rig.device.candidates(rig.bounds[0], 1, (), 1.0, 1.0)):
+        for again in (lambda: rig.run([0, 1, 2]), lambda: rig.candidates(1, (), 1.0, 1.0)):
             with pytest.raises(wasmrt.DeviceError, match="a kernel failed"):
                 again()
         with rig_of_rows(kind) as fresh:

@@ -16,7 +16,7 @@ from tests.test_sampling import Row
 from wasmrt.draft import FIRST, LONGEST, MOST, PER_MATCH, TRIES, Lookup, Room
 from wasmrt.errors import DeviceError
 from wasmrt.generate import PENALTY_WINDOW, GenerationStats, generate
-from wasmrt.sampling import SamplerOptions
+from wasmrt.options import SamplerOptions
 from wasmrt.sync import call
 
 # Lookup
@@ -170,6 +170,9 @@ class Dice:
         assert 0 <= accepted <= n
         assert seconds >= 0
 
+    def chain_room(self, options):
+        return 0
+
     def draft_room(self):
         assert self.turn.locked()
         self.room = self.rooms[self.steps % len(self.rooms)]
@@ -186,13 +189,15 @@ class Dice:
         await asyncio.sleep(0)
         return 0
 
-    def candidates(self, k, recent, penalty, temperature, row=-1):
+    async def candidates(self, k, recent, penalty, temperature, row=-1):
+        await asyncio.sleep(0)
+        assert self.turn.locked()
         tokens = self.rows[row]
         assert list(recent) == tokens[-PENALTY_WINDOW:]
         if tuple(tokens[-2:]) == self.broken:
             raise DeviceError("no numbers")
         dice = random.Random(f"{self.seed} {tokens[-2:]}")
-        return Row(range(6), [dice.gauss(0, 3) for _ in range(6)]).candidates(k, recent, penalty, temperature)
+        return await Row(range(6), [dice.gauss(0, 3) for _ in range(6)]).candidates(k, recent, penalty, temperature)
 
 
 def take(engine, prompt, options, max_tokens, end_ids, at_most):
@@ -324,11 +329,11 @@ def test_rows_of_a_pass_are_those_of_single_steps(demo):
             single = []
             for end in range(10, len(ids) + 1):
                 await engine.step(ids[:end])
-                single.append(np.array(engine.device.logits(engine._bounds[-1]))[0])
+                single.append(np.array(await engine.device.logits(engine._bounds[-1]))[0])
             for n_out in (1, 2, 5, 6, 8, 9, 17):
                 await engine.step(ids[: len(ids) - n_out])
                 assert await engine.step(ids, n_out) == len(ids) - n_out
-                rows = np.array(engine.device.logits(engine._bounds[-1]))
+                rows = np.array(await engine.device.logits(engine._bounds[-1]))
                 assert rows.tobytes() == np.array(single[-n_out:]).tobytes()
 
     call(scenario())

@@ -58,7 +58,8 @@ def test_any_prompt_split_gives_the_same_ids_and_logits(model, device, cuts, ids
             await engine.step([0])  # so that nothing of ids[1:] is in the cache
             for end in [*sorted(cuts), len(ids)]:
                 await engine.step(ids[:end])
-            return np.array(engine.device.logits(engine._bounds[-1]))[-1], engine.candidates(1, (), 1.0, 0.0).ids
+            logits = np.array(await engine.device.logits(engine._bounds[-1]))
+            return logits[-1], (await engine.candidates(1, (), 1.0, 0.0)).ids
 
     split, best = call(in_chunks())
     assert nmse(split, whole) <= SPLIT_BOUND[device]
@@ -264,6 +265,43 @@ def test_cancelling_a_prefill_is_prompt_and_leaves_the_model_usable(tmp_path, de
     assert left < whole / 2
 
 
+def test_cancelling_while_a_token_is_chosen_is_as_if_it_had_not_been(tmp_path, device, monkeypatch):
+    """No other pass begins while a device is waited for; afterwards the pass is in the cache, and the token comes again."""
+    path = write_llama(tmp_path / "ids.gguf", tokenizer=False)
+
+    async def scenario():
+        async with await wasmrt.open(path, device=device) as model:
+            wanted = model.generate(IDS, max_tokens=5)
+            [_ async for _ in wanted]
+            generation, asked = model.generate(IDS, max_tokens=5), asyncio.Event()
+            before = [await anext(generation), await anext(generation)]
+
+            async def never(*how):
+                asked.set()
+                await asyncio.Event().wait()
+
+            with monkeypatch.context() as patch:
+                patch.setattr(model.device, "candidates", never)
+                task = asyncio.create_task(anext(generation))
+                await asked.wait()
+                passes = model.stats.passes
+                again = model.generate(IDS + generation.tokens, max_tokens=3)
+                rest = asyncio.create_task(anext(again))
+                await asyncio.sleep(0.05)
+                assert model.stats.passes == passes
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert generation.tokens == wanted.tokens[: len(before)]
+            assert generation.stats.generated_tokens == len(before)
+            await rest
+            [_ async for _ in again]
+            assert again.stats.cached_tokens == len(IDS) + len(before) - 1
+            assert again.tokens == wanted.tokens[len(before) :]
+
+    asyncio.run(scenario())
+
+
 def test_cancelling_a_load_leaves_nothing_behind(path, device):
     """Threads and files are gone after a load that was cancelled at its first progress report."""
 
@@ -373,7 +411,7 @@ def test_an_automatic_context_shrinks_to_the_budget_with_a_note(tmp_path, caplog
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"device": "tpu"}, wasmrt.DeviceError, "device 'tpu' is unknown.*there is: auto, cpu, reference, .* cpu:wasm64"),
+        ({"device": "tpu"}, wasmrt.DeviceError, "device 'tpu' is unknown.*there is: auto, gpu, cpu, reference, .* cpu:wasm64"),
         ({"device": "cpu:wasm128"}, wasmrt.DeviceError, "device 'cpu:wasm128' is unknown"),
         ({"device": "reference:plain"}, wasmrt.DeviceError, "device 'reference:plain' is unknown"),
         ({"kv_type": "q8_0"}, ValueError, "kv_type 'q8_0' is unknown; there is: f32, f16"),

@@ -512,7 +512,7 @@ def test_a_layer_may_stop_and_resume_at_any_op(kind, page):
             for bound in rig.bounds:
                 for ops in (range(k), range(k, n)) if bound is middle else (range(len(bound.program.ops)),):
                     assert (await rig.device.run([bound], ops)).next_op == ops.stop
-            return rig.result()
+            return await rig.read()
 
         for k in range(n + 1):
             rig.device.clear_state(middle)
@@ -751,12 +751,12 @@ def test_candidates(kind, row, scale, k, recent, penalty, temperature):
     ids, logits, others = best(row, k, recent, penalty)
     with rig_of_logits(kind, rows) as rig:
         rig.run([0, 1])
-        got = rig.device.candidates(rig.bounds[0], k, recent, penalty, temperature)
+        got = rig.candidates(k, recent, penalty, temperature)
         assert (list(got.ids), list(got.logits)) == (ids, logits)
         assert got.rest == pytest.approx(log_sum(others, 1.0), rel=REST[kind], abs=REST[kind])
         if temperature:
             assert got.rest_at == pytest.approx(log_sum(others, temperature), rel=REST[kind], abs=REST[kind])
-        assert rig.device.candidates(rig.bounds[0], k, recent, penalty, temperature) == got
+        assert rig.candidates(k, recent, penalty, temperature) == got
 
 
 @given(order=st.lists(st.integers(-3, 2), min_size=1, max_size=6), penalty=st.sampled_from([1.0, 2.0]), seed=st.integers(0, 99))
@@ -769,17 +769,17 @@ def test_candidates_of_any_row(kind, order, penalty, seed):
         alone = []
         for i in (2, 3, 4):
             rig.run([i])
-            alone.append(rig.device.candidates(rig.bounds[0], *ask))
+            alone.append(rig.candidates(*ask))
         rig.run([0, 1, 2, 3, 4], n_out=3)
-        assert [rig.device.candidates(rig.bounds[0], *ask, row) for row in order] == [alone[row] for row in order]
+        assert [rig.candidates(*ask, row) for row in order] == [alone[row] for row in order]
         for row in (-4, 3):
             with pytest.raises(IndexError, match=f"row {row} .* gave 3"):
-                rig.device.candidates(rig.bounds[0], *ask, row)
+                rig.candidates(*ask, row)
         with pytest.raises(DeviceError, match="NaN"):
             rig.run([2, 5], n_out=2)
-        assert rig.device.candidates(rig.bounds[0], *ask, 0) == alone[0]
+        assert rig.candidates(*ask, 0) == alone[0]
         with pytest.raises(DeviceError, match="NaN"):
-            rig.device.candidates(rig.bounds[0], *ask, 1)
+            rig.candidates(*ask, 1)
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1.7e308])
@@ -788,7 +788,7 @@ def test_candidates_at_the_ends_of_the_range(kind, row, temperature):
     """No warning, no NaN: what is at hand is right, and `rest` is a number."""
     with rig_of_logits(kind, np.array([row], np.float32)) as rig:
         rig.run([0])
-        got = rig.device.candidates(rig.bounds[0], 1, (), 1.0, temperature)
+        got = rig.candidates(1, (), 1.0, temperature)
         assert list(got.ids) == [0]
         assert got.rest == pytest.approx(log_sum([float(np.float32(x)) for x in row[1:]], 1.0), rel=REST[kind])
         assert not math.isnan(got.rest_at)
@@ -802,7 +802,7 @@ def test_logits_that_are_no_numbers_are_an_error(kind, wrong):
         with pytest.raises(DeviceError, match="NaN or infinity"):
             rig.run([1])
         with pytest.raises(DeviceError, match="NaN or infinity"):
-            rig.device.candidates(rig.bounds[0], 3, (), 1.0, 1.0)
+            rig.candidates(3, (), 1.0, 1.0)
         np.testing.assert_array_equal(rig.run([0]), rows[:1])    # and the next pass is as good as ever
 
 
@@ -819,11 +819,11 @@ def test_damaged_weights_end_as_an_error_not_as_warnings(kind):
 def test_logits_are_a_copy(kind):
     with Rig(kind, *segments(layer)) as rig:
         rig.run(IDS)
-        first = rig.device.logits(rig.bounds[-1])
+        first = asyncio.run(rig.device.logits(rig.bounds[-1]))
         assert (first.format, first.shape) == ("f", (len(IDS), VOCAB))
         before = first.tobytes()
         rig.run(IDS[::-1])
-        assert first.tobytes() == before != rig.device.logits(rig.bounds[-1]).tobytes()
+        assert first.tobytes() == before != asyncio.run(rig.device.logits(rig.bounds[-1])).tobytes()
 
 
 @pytest.mark.parametrize(("n_tokens", "n_out"), [(0, 0), (9, 1), (4, 5), (4, -1)])

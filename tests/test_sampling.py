@@ -1,5 +1,6 @@
 """Sampling against a plain float64 definition in numpy, and draws against the distribution that they should have."""
 
+import asyncio
 import math
 import random
 import sys
@@ -14,7 +15,8 @@ from tests.programs import CPU, REFERENCE, Rig, record, tensor
 from wasmrt.device.device import Candidates
 from wasmrt.errors import DeviceError
 from wasmrt.generate import choose
-from wasmrt.sampling import SamplerOptions, make_rng, sample
+from wasmrt.options import SamplerOptions
+from wasmrt.sampling import make_rng, sample
 
 
 class Fixed(random.Random):
@@ -37,7 +39,7 @@ class Row:
         self.ids, self.logits = np.array(ids), np.array(logits, np.float64)
         self.asked = []
 
-    def candidates(self, k, recent, penalty, temperature, row=-1):
+    async def candidates(self, k, recent, penalty, temperature, row=-1):
         self.asked.append(k)
         assert len(self.asked) < 100                             # so that a draw without an end fails
         logits = np.where(np.isin(self.ids, recent), penalised(self.logits, penalty), self.logits)
@@ -59,8 +61,17 @@ def log_sum(logits, temperature):
     return top / temperature + math.log(math.fsum(math.exp((x - top) / temperature) for x in logits))
 
 
+def draws(ids, logits, options, rngs):
+    """The token that each generator draws."""
+
+    async def scenario():
+        return [await choose(Row(ids, logits), (), options, rng) for rng in rngs]
+
+    return asyncio.run(scenario())
+
+
 def draw(ids, logits, options, rng):
-    return choose(Row(ids, logits), (), options, rng)
+    return draws(ids, logits, options, [rng])[0]
 
 
 def definition(logits, options):
@@ -82,10 +93,8 @@ def definition(logits, options):
 
 def support(logits, options, steps=4000):
     """The candidates that evenly spaced random numbers can choose, by place."""
-    ids = range(len(logits))
-    return {draw(ids, logits, options, Fixed(i / steps)) for i in range(steps)} | {
-        draw(ids, logits, options, Fixed(math.nextafter(1, 0)))
-    }
+    numbers = [*(i / steps for i in range(steps)), math.nextafter(1, 0)]
+    return set(draws(range(len(logits)), logits, options, map(Fixed, numbers)))
 
 
 descending = st.lists(st.floats(-30, 30), min_size=1, max_size=60).map(lambda logits: sorted(logits, reverse=True))
@@ -120,7 +129,7 @@ def test_nothing_excluded_is_ever_chosen(logits, options, seed):
     """-inf has no probability; the rest is the definition's, with a little room for rounding at the edges."""
     logits = [*logits, -math.inf, -math.inf]
     rng = random.Random(seed)
-    chosen = {draw(range(len(logits)), logits, options, rng) for _ in range(20)}
+    chosen = set(draws(range(len(logits)), logits, options, [rng] * 20))
     loose = SamplerOptions(options.temperature, options.top_k, min(1, options.top_p + 1e-9), max(0, options.min_p - 1e-9))
     allowed = np.flatnonzero(definition(logits, loose) > 0)
     assert chosen <= set(allowed.tolist())
@@ -160,7 +169,7 @@ def test_draws_have_the_right_distribution(options):
     """20,000 draws with a fixed seed. Temperature applied before top-p, or top-p forgotten, is off by thousands."""
     n = 20_000
     rng = make_rng(options)
-    counts = np.bincount([draw(range(10), LOGITS, options, rng) for _ in range(n)], minlength=10)
+    counts = np.bincount(draws(range(10), LOGITS, options, [rng] * n), minlength=10)
     expected = definition(LOGITS, options) * n
     kept = expected > 0
     assert counts[~kept].sum() == 0
@@ -217,7 +226,7 @@ def test_temperature_is_applied_last():
 def test_a_number_on_an_edge_is_the_next_candidates():
     """Stretches are half open, as random numbers are: 0 is in the first, 1 in none."""
     options = SamplerOptions(1.0, 0, 1.0, 0.0)
-    assert [draw([0, 1], [1.0, 1.0], options, Fixed(number)) for number in (0.0, 0.5, math.nextafter(1, 0))] == [0, 1, 1]
+    assert draws([0, 1], [1.0, 1.0], options, map(Fixed, (0.0, 0.5, math.nextafter(1, 0)))) == [0, 1, 1]
 
 
 def test_one_candidate_still_takes_a_random_number():
@@ -324,7 +333,7 @@ def test_a_draw_from_few_is_the_draw_from_all(logits, options, u):
     """Through 64, 512 and more candidates, with one random number; never more candidates than top_k."""
     recent = [int(np.argmax(logits)), 0]
     row, rng = Row(range(len(logits)), logits), Fixed(u)
-    token = choose(row, recent, options, rng)
+    token = asyncio.run(choose(row, recent, options, rng))
     assert rng.asked == (options.temperature > 0)
     assert row.asked[0] == (min(64, options.top_k or 64) if options.temperature else 1)
     assert max(row.asked) <= (options.top_k or 8 * 8 * 64)
@@ -340,7 +349,7 @@ def test_any_number_of_candidates_gives_the_same_token_or_none(logits, options, 
     right = places(logits, options, u)
     row = Row(range(len(logits)), logits)
     for k in range(1, len(logits) + 1):
-        token = sample(row.candidates(k, (), 1.0, options.temperature), options, u)
+        token = sample(asyncio.run(row.candidates(k, (), 1.0, options.temperature)), options, u)
         assert token in right or (token is None and k < min(len(logits), options.top_k or len(logits)))
 
 
@@ -360,7 +369,8 @@ def test_any_number_of_candidates_gives_the_same_token_or_none(logits, options, 
 ], ids=repr)
 def test_no_more_candidates_than_needed(options, u, needed):
     row = Row(range(5), HALVES)
-    answers = [sample(row.candidates(k, (), 1.0, options.temperature), options, u) for k in range(1, 6)]
+    asked = [asyncio.run(row.candidates(k, (), 1.0, options.temperature)) for k in range(1, 6)]
+    answers = [sample(candidates, options, u) for candidates in asked]
     assert [answer is None for answer in answers] == [k < needed for k in range(1, 6)]
 
 
@@ -377,9 +387,9 @@ class OnDevice:
         self.rig.run([0])
         self.asked, self.came = [], []
 
-    def candidates(self, k, *how):
+    async def candidates(self, k, *how):
         assert k < 10**9                                         # so that a draw without an end fails
-        got = self.rig.device.candidates(self.rig.bounds[0], k, *how)
+        got = await self.rig.device.candidates(self.rig.bounds[0], k, *how)
         self.asked.append(k)
         self.came.append(len(got.ids))
         return got
@@ -410,8 +420,12 @@ def test_draws_on_a_device_have_the_right_distribution(kind, options):
     p = np.zeros(2000)
     p[best] = definition(logits[best], options)
     rng = make_rng(options)
+
+    async def scenario():
+        return [await choose(engine, recent, options, rng) for _ in range(n)]
+
     with OnDevice(TEXT_LIKE, kind) as engine:
-        counts = np.bincount([choose(engine, recent, options, rng) for _ in range(n)], minlength=2000)
+        counts = np.bincount(asyncio.run(scenario()), minlength=2000)
     assert counts[p == 0].sum() == 0
     bins = (np.cumsum(p[best]) * 100).astype(int)                # of about 1/100 each, or one likely token
     expected = np.bincount(bins, p[best]) * n
@@ -422,8 +436,8 @@ def test_draws_on_a_device_have_the_right_distribution(kind, options):
     assert ((found - expected) ** 2 / expected).sum() < chi_square_bound(len(expected) - 1)
 
 
-def longest_list(call, *arguments):
-    """The most elements that an array gave as a list during a call."""
+def longest_list(coroutine):
+    """The most elements that an array gave as a list while a coroutine ran."""
     sizes = [0]
 
     def watch(frame, event, function):
@@ -432,7 +446,7 @@ def longest_list(call, *arguments):
 
     sys.setprofile(watch)
     try:
-        call(*arguments)
+        asyncio.run(coroutine)
     finally:
         sys.setprofile(None)
     return max(sizes)
@@ -453,10 +467,10 @@ def test_a_large_vocabulary_is_never_a_list(options, u, asked):
     """100,000 tokens: lists are as long as was asked for, which is little."""
     logits = np.log(1 / (10 + np.random.default_rng(6).permutation(100_000)) ** 1.5)
     with OnDevice(logits) as engine:
-        longest = longest_list(choose, engine, [5, 6], options, Fixed(u))
+        longest = longest_list(choose(engine, [5, 6], options, Fixed(u)))
         assert engine.asked == engine.came == asked
         assert longest == max(asked)
-        few = engine.candidates(64, (), 1.0, options.temperature)
+        few = asyncio.run(engine.candidates(64, (), 1.0, options.temperature))
     tracemalloc.start()
     sample(few, options, u)
     peak = tracemalloc.get_traced_memory()[1]
@@ -471,7 +485,7 @@ def test_a_flat_row_ends_and_is_exact(kind, height):
     options = SamplerOptions(1.0, 0, 1.0, 0.0)
     with OnDevice(np.full(10_000, height), kind) as engine:
         for token in (0, 63, 64, 511, 512, 4095, 4096, 9999):
-            assert choose(engine, (), options, Fixed((token + 0.5) / 10_000)) == token
+            assert asyncio.run(choose(engine, (), options, Fixed((token + 0.5) / 10_000))) == token
         assert engine.asked[-4:] == [64, 512, 4096, 32768]
         assert engine.came[-1] == 10_000
 
@@ -484,17 +498,17 @@ def test_a_seed_gives_the_same_tokens_everywhere():
     options = SamplerOptions(1.0, 0, 1.0, 0.0, seed=42)
     assert [make_rng(options).random() for _ in range(2)] == [0.6394267984578837] * 2
     rng = make_rng(options)
-    tokens = [draw(range(10), LOGITS, options, rng) for _ in range(24)]
+    tokens = draws(range(10), LOGITS, options, [rng] * 24)
     assert tokens == [2, 0, 0, 0, 2, 2, 3, 0, 1, 0, 0, 1, 0, 0, 2, 1, 0, 2, 3, 0, 3, 2, 1, 0]
     rng = make_rng(options)
-    assert [draw(range(10), LOGITS, options, rng) for _ in range(24)] == tokens
+    assert draws(range(10), LOGITS, options, [rng] * 24) == tokens
 
 
 def test_seeds_differ():
     def tokens(seed):
         options = SamplerOptions(1.0, seed=seed)
         rng = make_rng(options)
-        return tuple(draw(range(10), LOGITS, options, rng) for _ in range(40))
+        return tuple(draws(range(10), LOGITS, options, [rng] * 40))
 
     assert len({tokens(seed) for seed in (0, 1, 2, 2**63, 2**64 - 1, None, None)}) == 7
 

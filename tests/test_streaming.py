@@ -245,14 +245,14 @@ def test_a_prompt_of_several_chunks_is_one_pass_over_the_weights(cpu, paths, nam
         minimum, total = loaded.plan.minimum_bytes, loaded.plan.total_bytes
         for prompt in prompts:
             read_by(loaded, prompt)
-            wanted.append(np.array(loaded.engine.device.logits(loaded.engine._bounds[-1])))
+            wanted.append(np.array(call(loaded.engine.device.logits(loaded.engine._bounds[-1]))))
     with wasmrt.load(paths[name], memory=minimum + int(share * (total - minimum)), prefetch=prefetch, **options) as loaded:
         plan, table = loaded.plan, loaded.engine._store._table
         assert plan.streams
         assert plan.kept_rows == (600 if share >= 0.9 else 0)
         for prompt, logits in zip(prompts, wanted, strict=True):
             read = read_by(loaded, prompt)
-            np.testing.assert_array_equal(np.array(loaded.engine.device.logits(loaded.engine._bounds[-1])), logits)
+            np.testing.assert_array_equal(np.array(call(loaded.engine.device.logits(loaded.engine._bounds[-1]))), logits)
         # The second has all residents there. What it reads ahead of the next pass is counted too.
         ahead = plan.staging_bytes + plan.expert_cache_bytes + 2 * plan.block * len(table.extents)
         if plan.kept_rows:

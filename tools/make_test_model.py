@@ -63,6 +63,7 @@ class Shape:
 # As in each model's published config.json.
 SHAPES = {
     "tiny": Shape(256, 2, 4, 2, 64, 256, 512, 512),
+    "small-16m": Shape(256, 8, 4, 4, 64, 1024, 32000, 2048, tied=True),
     "tinyllama-1.1b": Shape(2048, 22, 32, 4, 64, 5632, 32000, 2048),
     "llama-2-7b": Shape(4096, 32, 32, 32, 128, 11008, 32000, 4096),
     "llama-2-13b": Shape(5120, 40, 40, 40, 128, 13824, 32000, 4096),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from wasmrt.errors import WasmrtError
 from wasmrt.generate import GenerationStats, generate
-from wasmrt.sampling import SamplerOptions
+from wasmrt.options import SamplerOptions
 
 if TYPE_CHECKING:  # so that peak_rss_bytes can be had from any interpreter
     from wasmrt.engine import Model

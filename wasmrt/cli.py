@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from wasmrt import __version__
 from wasmrt.errors import ContextFull, WasmrtError
-from wasmrt.options import KV_TYPES, MAX_THREADS, POLICIES, EngineOptions, parse_bytes
+from wasmrt.options import KV_TYPES, MAX_THREADS, POLICIES, EngineOptions, SamplerOptions, parse_bytes
 
 if TYPE_CHECKING:
-    from wasmrt.sampling import SamplerOptions
     from wasmrt.sync import SyncGeneration, SyncModel
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -349,7 +348,6 @@ def _shape() -> dict[str, Any]:
 
 def _sampler(args: argparse.Namespace) -> dict[str, Any]:
     """The sampler's settings, checked before a model is loaded."""
-    from wasmrt.sampling import SamplerOptions
     from wasmrt.text import check_stops
 
     def check() -> "SamplerOptions":

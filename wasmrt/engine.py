@@ -2,52 +2,40 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from operator import index
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wasmrt.device.choice import Choice, choose
-from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Device, Kept
+from wasmrt.device.device import Bound, Candidates, Chaining, Device, Uploading
 from wasmrt.draft import Room
-from wasmrt.errors import BudgetError, ContextFull, DeviceError, UnsupportedError, WasmrtError
+from wasmrt.errors import ContextFull, DeviceError, UnsupportedError, WasmrtError
+from wasmrt.fit import CHUNK, Fitted, fit
 from wasmrt.generate import GenerationStats, generate
 from wasmrt.gguf.reader import Header
-from wasmrt.model.build import Built, build
 from wasmrt.model.config import ModelConfig
 from wasmrt.model.kv_cache import KVCache
-from wasmrt.model.stages import cut
-from wasmrt.options import EngineOptions, Ref, parse_bytes
-from wasmrt.program.record import CHUNK_BYTES
+from wasmrt.options import EngineOptions, Ref, SamplerOptions, parse_bytes
 from wasmrt.resources import demo_model
-from wasmrt.sampling import SamplerOptions
 from wasmrt.speed import Prediction, predict_for
-from wasmrt.store.layers import Stage
 from wasmrt.store.memory import Memory
 from wasmrt.store.open import open_model, read_header
-from wasmrt.store.plan import Demand, Plan, Sizes, make_plan
 from wasmrt.store.source import Source
 from wasmrt.store.store import LayerStore, Progress
 from wasmrt.text import Generation, Pieces, PlainIds, check_stops
 from wasmrt.tokenizer import Tokenizer, from_metadata
 
+# Tokens that a device chooses without us come in one piece: of this length, and few before it is known how fast they are.
+CHAIN_SECONDS = 0.1
+MOST_CHAINED, FIRST_CHAIN = 64, 2
+
 if TYPE_CHECKING:
     from wasmrt.tokenizer.chat import ChatTemplate
 
 log = logging.getLogger("wasmrt")
-
-SPARE = 0.8  # of the memory that is free when a model is opened: what it may take unless told otherwise
-CONTROL_GROUP = Path("/sys/fs/cgroup")
-CHUNK = 256  # tokens of a prompt that pass through the layers together
-LOGIT_BYTES = 8 << 20  # at most this much activation memory for logits
-# A streamed tensor is read in chunks of this share of what a pass reads, so that a ring of some of them costs little.
-CHUNKS_OF_LACK = 128
-LEAST_CHUNK = 1 << 20
-WIDEST_BLOCK = 4096  # of any source, in bytes: stages are cut for it, so that they do not depend on where a file lies
 
 
 async def open(
@@ -92,9 +80,13 @@ async def open(
         try:
             machine.compile(built.programs, CHUNK, max_out, fitted.kept)
             bounds = [machine.bind(program, plan.context) for program in built.programs]
-            store = LayerStore(source, built.table, store_memory, [bound.table for bound in bounds], plan, prefetch)
+            tables = [bound.table for bound in bounds]
+            if fitted.on_gpu and isinstance(machine, Uploading):
+                fitted.on_gpu.prepare(machine)
+            upload = machine.upload if isinstance(machine, Uploading) else None
+            store = LayerStore(source, built.table, store_memory, tables, plan, prefetch, upload=upload)
             try:
-                if not plan.streams:
+                if fitted.on_gpu or not plan.streams:
                     await store.load(progress)
                 else:  # the first pass reads everything anyway, and computes meanwhile
                     store.progress = progress
@@ -110,58 +102,6 @@ async def open(
         raise
     seconds = time.perf_counter() - started
     return Model(source, header, fitted, choice, store_memory, store, machine, bounds, draft, seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A model as it is recorded for a budget."""
-
-    built: Built
-    plan: Plan
-    stages: tuple[Stage, ...]  # through which a prompt of several chunks goes
-    kept: Kept  # what its tokens keep between them
-    max_out: int  # rows of logits that a pass gives at most
-
-
-async def fit(source: Source, header: Header, choice: Choice, options: EngineOptions, exact: bool = False) -> Fitted:
-    """Plan a model for a device and a budget; if it streams, reads pass by the system's cache from then on. BudgetError.
-
-    exact: the plan's minimum_bytes is the smallest budget that works, for which the model is recorded once more; else one that
-    does.
-    """
-    built = build(header)
-    n_ctx = built.config.n_ctx_train
-    if options.context is not None and options.context > n_ctx:
-        raise ContextFull(f"a context of {options.context} is too long: this model was made for {n_ctx}")
-    budget = options.memory or _spare_memory()
-    max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * built.config.n_vocab)))
-
-    def fitted(built: Built, block: int) -> Fitted:
-        stages, slots = cut(built.programs, Demand(built.table, WIDEST_BLOCK, CHUNK))
-
-        @functools.cache
-        def sizes_of(rows: int) -> Sizes:
-            return choice.sizes(built.programs, CHUNK, max_out, Kept(rows, slots) if rows else KEPT_NONE)
-
-        arguments = built.table, sizes_of, budget, options.context, n_ctx
-        plan = make_plan(*arguments, policy=options.policy, block=block, chunk=CHUNK)
-        return Fitted(built, plan, stages, Kept(plan.kept_rows, slots) if plan.kept_rows else KEPT_NONE, max_out)
-
-    # A budget that holds not even an op's weights in large chunks may hold smaller ones.
-    try:
-        made = fitted(built, block=1)
-    except BudgetError:
-        made = fitted(build(header, LEAST_CHUNK), block=1)
-    if made.plan.streams:
-        await source.bypass_cache()
-        least = fitted(build(header, LEAST_CHUNK), block=1).plan.minimum_bytes if exact else made.plan.minimum_bytes
-        chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, made.plan.bytes_bound // CHUNKS_OF_LACK))
-        if chunk_bytes < CHUNK_BYTES:
-            built = build(header, chunk_bytes)
-        with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
-            made = fitted(built, source.block)
-        made = replace(made, plan=replace(made.plan, minimum_bytes=least))
-    return made
 
 
 async def open_tokenizer(ref: Ref | None = None) -> Tokenizer:
@@ -218,6 +158,7 @@ class Model:
         self._room = Room()
         self._load_seconds = load_seconds
         self._passes = 0
+        self._pass_seconds = 0.0  # of one in a chain, the last time
         self.turn = asyncio.Lock()  # one pass at a time: whoever steps holds it until the result is read
         self._cache = KVCache(self.plan.context, recurrent=any(p.state for p in fitted.built.programs))
         self._closed = False
@@ -359,7 +300,8 @@ class Model:
                 chunk = ids[: end + self._max_out]
                 n_out = len(chunk) - end
                 await self.step(chunk, n_out, self._max_out)
-                out[4 * end * n_vocab : 4 * len(chunk) * n_vocab] = self.device.logits(self._bounds[-1]).cast("B")
+                logits = await self.device.logits(self._bounds[-1])
+                out[4 * end * n_vocab : 4 * len(chunk) * n_vocab] = logits.cast("B")
         return out.cast("f", (len(ids), n_vocab))
 
     async def step(self, tokens: Sequence[int], n_out: int = 1, chunk_size: int = CHUNK) -> int:
@@ -415,9 +357,32 @@ class Model:
                     raise DeviceError(f"{self.name}: experts that {where} needs are not in memory; open the model again")
         self._passes += 1
 
-    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1) -> Candidates:
+    async def candidates(
+        self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
+    ) -> Candidates:
         """The k >= 1 tokens likeliest to follow a row of the last step, and what the others weigh; `recent` are penalised."""
-        return self.device.candidates(self._bounds[-1], k, recent, penalty, temperature, row)
+        return await self.device.candidates(self._bounds[-1], k, recent, penalty, temperature, row)
+
+    def chain_room(self, options: SamplerOptions) -> int:
+        """How many tokens the device may choose in a row without us: as many as come in a moment, so that text flows."""
+        if not isinstance(self.device, Chaining) or not self.device.chains(options):
+            return 0
+        return max(1, min(MOST_CHAINED, int(CHAIN_SECONDS / self._pass_seconds))) if self._pass_seconds else FIRST_CHAIN
+
+    async def chain(self, tokens: Sequence[int], n: int, options: SamplerOptions, uniforms: Sequence[float]) -> Sequence[int]:
+        """Choose at most n tokens that follow, in passes of one token each; none if the cache lacks more than the last."""
+        if self._closed:
+            raise DeviceError(f"{self.name}: the model was closed; open it again")
+        assert isinstance(self.device, Chaining)
+        cache = self._cache
+        if cache.reuse(tokens) < len(tokens) - 1 or cache.recurrent:
+            return []
+        started = time.perf_counter()
+        chosen = await self.device.chain(self._bounds, tokens[-1], len(tokens) - 1, n, options, uniforms)
+        self._pass_seconds = (time.perf_counter() - started) / n
+        cache.tokens.extend([tokens[-1], *chosen][: max(1, len(chosen))])
+        self._passes += n
+        return chosen
 
     def draft_room(self) -> int:
         """How many drafted tokens the next step may verify in the time that reading takes anyway."""
@@ -489,15 +454,4 @@ class Model:
         await self.close()
 
 
-def _spare_memory() -> int:
-    """The budget of who names none: a share of what is free, also of what a Linux container may still take."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
-        limit = int((CONTROL_GROUP / "memory.max").read_text())
-        free = min(free, limit - int((CONTROL_GROUP / "memory.current").read_text()))
-    return max(0, int(free * SPARE))
-
-
-__all__ = ["Model", "ModelStats", "open", "open_tokenizer", "read_header"]
+__all__ = ["CHUNK", "Model", "ModelStats", "open", "open_tokenizer", "read_header"]

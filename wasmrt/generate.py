@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from wasmrt.device.device import Candidates
 from wasmrt.draft import Lookup
 from wasmrt.errors import DeviceError
-from wasmrt.sampling import SamplerOptions, make_rng, sample
+from wasmrt.options import SamplerOptions
+from wasmrt.sampling import make_rng, sample
 
 PENALTY_WINDOW = 64  # tokens that repeat_penalty looks back on
 
@@ -62,8 +63,19 @@ class Stepper(Protocol):
     async def step(self, tokens: Sequence[int], n_out: int = 1) -> int:
         """Bring the cache up to `tokens`; returns how many were cached before. The last n_out rows get logits."""
 
-    def candidates(self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1) -> Candidates:
+    async def candidates(
+        self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
+    ) -> Candidates:
         """The k tokens likeliest to follow a row of the last step, and what the others weigh."""
+
+    def chain_room(self, options: SamplerOptions) -> int:
+        """How many tokens the next pass may choose one after another on the device, without us; 0 or 1: it does not do so."""
+
+    async def chain(self, tokens: Sequence[int], n: int, options: SamplerOptions, uniforms: Sequence[float]) -> Sequence[int]:
+        """Choose at most n tokens that follow `tokens`; fewer, or none, where one can't be chosen without us.
+
+        uniforms: a random number for each, unless the temperature is 0.
+        """
 
     def draft_room(self) -> int:
         """How many drafted tokens the next step may verify: it takes n_out up to one more, whatever the cache holds or lacks.
@@ -109,18 +121,23 @@ async def generate(
             if max_tokens is not None:
                 room = min(room, max_tokens - stats.generated_tokens - 1)
             draft = lookup.propose(tokens, room)
-            cached = await engine.step(tokens + draft if draft else tokens, len(draft) + 1)
-            chosen = choose_all(engine, tokens, draft, options, rng, end_ids)
+            left = None if max_tokens is None else max_tokens - stats.generated_tokens
+            chosen = [] if first or draft else await chain(engine, tokens, options, rng, left, end_ids)
+            chained = len(chosen)
+            if not chosen:
+                cached = await engine.step(tokens + draft if draft else tokens, len(draft) + 1)
+                chosen = await choose_all(engine, tokens, draft, options, rng, end_ids)
         seconds = time.perf_counter() - started
         if first:
             first, stats.cached_tokens, stats.first_token_seconds = False, cached, seconds
         else:
             stats.decode_steps += len(chosen)
-            stats.decode_passes += 1
+            stats.decode_passes += chained or 1
             stats.decode_seconds += seconds
-            stats.drafted_tokens += len(draft)
-            stats.accepted_tokens += len(chosen) - 1
-            engine.drafted(len(draft), len(chosen) - 1, seconds)
+            if not chained:
+                stats.drafted_tokens += len(draft)
+                stats.accepted_tokens += len(chosen) - 1
+            engine.drafted(len(draft), 0 if chained else len(chosen) - 1, seconds)
         for token in chosen:
             if token in end_ids:
                 stats.finish = "stop"
@@ -130,7 +147,31 @@ async def generate(
             yield token
 
 
-def choose_all(
+async def chain(
+    engine: Stepper,
+    tokens: Sequence[int],
+    options: SamplerOptions,
+    rng: random.Random,
+    most: int | None,
+    end_ids: Collection[int],
+) -> list[int]:
+    """The tokens that follow, as far as the device chooses them by itself: up to an end token. It may be none."""
+    n = min(engine.chain_room(options), engine.context - len(tokens) + 1)
+    n = n if most is None else min(n, most)
+    if n < 2:
+        return []
+    before = rng.getstate()
+    uniforms = [rng.random() for _ in range(n)] if options.temperature else []
+    chosen = list(await engine.chain(tokens, n, options, uniforms))
+    end = next((i + 1 for i, token in enumerate(chosen) if token in end_ids), len(chosen))
+    if uniforms:  # those that no token took are drawn again
+        rng.setstate(before)
+        for _ in range(end):
+            rng.random()
+    return chosen[:end]
+
+
+async def choose_all(
     engine: Stepper,
     tokens: Sequence[int],
     draft: Sequence[int],
@@ -146,7 +187,7 @@ def choose_all(
     chosen: list[int] = []
     for row, drafted in enumerate([*draft, None], -1 - len(draft)):
         try:
-            token = choose(engine, recent[-PENALTY_WINDOW:], options, rng, row)
+            token = await choose(engine, recent[-PENALTY_WINDOW:], options, rng, row)
         except DeviceError:
             if not chosen:
                 raise
@@ -158,13 +199,15 @@ def choose_all(
     return chosen
 
 
-def choose(engine: Stepper, recent: Sequence[int], options: SamplerOptions, rng: random.Random, row: int = -1) -> int:
+async def choose(
+    engine: Stepper, recent: Sequence[int], options: SamplerOptions, rng: random.Random, row: int = -1
+) -> int:
     """The next token, after a row of a step. Takes one random number, or none at temperature 0."""
     greedy = options.temperature == 0
     u = 0.0 if greedy else rng.random()
     k = 1 if greedy else min(FEW, options.top_k or FEW)
     while True:
-        candidates = engine.candidates(k, recent, options.repeat_penalty, options.temperature, row)
+        candidates = await engine.candidates(k, recent, options.repeat_penalty, options.temperature, row)
         token = sample(candidates, options, u)
         if token is not None:
             return token

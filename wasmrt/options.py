@@ -1,5 +1,6 @@
-"""EngineOptions: what the user chooses when a model is opened, checked once."""
+"""What the user chooses, checked once: EngineOptions when a model is opened, SamplerOptions for a text."""
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -55,3 +56,46 @@ class EngineOptions:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 raise ValueError(f"{name} must be a whole number from 0 on, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerOptions:
+    """How the next token is chosen. Raises ValueError if a number is out of its range."""
+
+    temperature: float = 0.0  # 0: always the likeliest token
+    top_k: int = 40  # keep the k likeliest; 0: all
+    top_p: float = 0.95  # keep the fewest likeliest tokens that together have this probability; 1: all
+    min_p: float = 0.05  # keep tokens at least this probable in relation to the likeliest; 0: all
+    repeat_penalty: float = 1.0  # above 1: recent tokens are less likely; 1: off; 0.01 to 100
+    seed: int | None = None  # None: from the system's entropy
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p", "repeat_penalty"):
+            require(is_finite(getattr(self, name)), name, "a finite number", getattr(self, name))
+        for name in ("top_k", "seed"):
+            value = getattr(self, name)
+            require(is_integer(value) or (name == "seed" and value is None), name, "an integer", value)
+        require(self.temperature >= 0, "temperature", "0 or more", self.temperature)
+        require(self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
+        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)", self.top_p)
+        require(0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1", self.min_p)
+        require(0.01 <= self.repeat_penalty <= 100, "repeat_penalty", "from 0.01 to 100 (1 is off)", self.repeat_penalty)
+        require(self.seed is None or 0 <= self.seed < 2**64, "seed", "from 0 to 2**64 - 1, or None", self.seed)
+
+
+def require(holds: bool, name: str, expected: str, found: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, not {found!r}")
+
+
+def is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int past the range of float
+        return False
+
+
+def is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

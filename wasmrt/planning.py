@@ -3,7 +3,7 @@
 from typing import Any
 
 from wasmrt.device.choice import choose
-from wasmrt.engine import fit
+from wasmrt.fit import fit
 from wasmrt.model.build import Built
 from wasmrt.options import EngineOptions, Ref
 from wasmrt.speed import duration, gb, predict_for, strip

@@ -11,36 +11,11 @@ import math
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 from wasmrt.device.device import Candidates
 from wasmrt.errors import DeviceError
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerOptions:
-    """How the next token is chosen. Raises ValueError if a number is out of its range."""
-
-    temperature: float = 0.0  # 0: always the likeliest token
-    top_k: int = 40  # keep the k likeliest; 0: all
-    top_p: float = 0.95  # keep the fewest likeliest tokens that together have this probability; 1: all
-    min_p: float = 0.05  # keep tokens at least this probable in relation to the likeliest; 0: all
-    repeat_penalty: float = 1.0  # above 1: recent tokens are less likely; 1: off; 0.01 to 100
-    seed: int | None = None  # None: from the system's entropy
-
-    def __post_init__(self) -> None:
-        for name in ("temperature", "top_p", "min_p", "repeat_penalty"):
-            require(is_finite(getattr(self, name)), name, "a finite number", getattr(self, name))
-        for name in ("top_k", "seed"):
-            value = getattr(self, name)
-            require(is_integer(value) or (name == "seed" and value is None), name, "an integer", value)
-        require(self.temperature >= 0, "temperature", "0 or more", self.temperature)
-        require(self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
-        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)", self.top_p)
-        require(0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1", self.min_p)
-        require(0.01 <= self.repeat_penalty <= 100, "repeat_penalty", "from 0.01 to 100 (1 is off)", self.repeat_penalty)
-        require(self.seed is None or 0 <= self.seed < 2**64, "seed", "from 0 to 2**64 - 1, or None", self.seed)
+from wasmrt.options import SamplerOptions
 
 
 def make_rng(options: SamplerOptions) -> random.Random:
@@ -110,21 +85,3 @@ def count_kept(weights: Sequence[float], running: Sequence[float], total: float,
     by_top_p = bisect_left(running, options.top_p * total) + 1 if options.top_p < 1 else more
     by_min_p = bisect_right(weights, -options.min_p, key=lambda weight: -weight)
     return min(by_top_p, by_min_p if by_min_p < len(weights) else more)
-
-
-def require(holds: bool, name: str, expected: str, found: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {expected}, not {found!r}")
-
-
-def is_finite(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an int past the range of float
-        return False
-
-
-def is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

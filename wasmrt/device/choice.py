@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wasmrt.device.device import KEPT_NONE, Device, Kept, arena_offsets
+from wasmrt.device.gpu_host import Adapter
 from wasmrt.errors import DeviceError, UnsupportedError
 from wasmrt.options import EngineOptions
 from wasmrt.program.ops import Program
@@ -15,9 +16,10 @@ from wasmrt.store.plan import Sizes
 
 log = logging.getLogger("wasmrt")
 
-DEVICES = ("auto", "cpu", "reference")
+DEVICES = ("auto", "gpu", "cpu", "reference")
 CPU_BUILDS = ("wasm32", "wasm64", "plain")  # "cpu:wasm64" and so on force one
 WASMTIME = "wasmtime>=50,<51"  # as pyproject.toml has it
+WGPU = "wgpu>=0.32,<0.33"
 
 
 class SizesOf(Protocol):
@@ -27,12 +29,22 @@ class SizesOf(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class GpuSite:
+    """A GPU that is to be planned for."""
+
+    adapter: Adapter
+    f16_cache: bool
+    budget: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A device to be made: first asked what it needs for a model, then made with a memory that holds all of it."""
 
     name: str
     sizes: SizesOf
     make: Callable[[Sequence[Program], int], tuple[Memory, Device]]  # of the same programs, with this many bytes of memory
+    gpu: "GpuSite | None" = None  # where a model may lie besides
 
 
 def choose(options: EngineOptions) -> Choice:
@@ -44,13 +56,13 @@ def choose(options: EngineOptions) -> Choice:
     if name not in DEVICES or (build and (name != "cpu" or build not in CPU_BUILDS)):
         there_is = f"{', '.join(DEVICES)}, or a build of the cpu device: {', '.join(f'cpu:{b}' for b in CPU_BUILDS)}"
         raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {there_is}")
-    unused = ["gpu_memory"]
+    unused = ["threads"] if name == "gpu" else ["gpu_memory"]
     if name == "reference":
         unused += ["threads", "kv_type"]
     elif build == "plain":
         unused += ["threads"]
     given = [option for option in unused if getattr(options, option) is not None]
-    chosen = _reference() if name == "reference" else _cpu(options, build)
+    chosen = _reference() if name == "reference" else _gpu(options) if name == "gpu" else _cpu(options, build)
     if given:
         log.warning("the %s device has no use for: %s", options.device if build else chosen.name, ", ".join(given))
     return chosen
@@ -74,6 +86,31 @@ def _reference() -> Choice:
         return memory, ReferenceDevice(memory)
 
     return Choice("reference", sizes, make)
+
+
+def _gpu(options: EngineOptions) -> Choice:
+    if sys.platform == "emscripten":
+        raise UnsupportedError("the gpu device does not run in a page yet; use device 'reference', which needs numpy")
+    from wasmrt.device import gpu
+
+    try:
+        from wasmrt.device import gpu_native
+    except (ImportError, OSError, RuntimeError) as error:  # the last two without its native library, as on musl
+        why = f"the gpu device needs wgpu, which is not here ({error})"
+        raise DeviceError(f'{why}; install it with: python -m pip install "{WGPU}"') from error
+    there = gpu_native.adapters()
+    if not there:
+        raise DeviceError("no GPU is reached here by Vulkan, Metal or DX12; install its driver, or use device 'cpu'")
+    adapter, f16_cache = there[0], options.kv_type == "f16"
+
+    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes:
+        return Sizes((), (), ())  # all of it is on the GPU
+
+    def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
+        memory = HostMemory(n_bytes)
+        return memory, gpu.GpuDevice(gpu_native.WgpuHost(adapter), memory, f16_cache)
+
+    return Choice("gpu", sizes, make, GpuSite(adapter, f16_cache, options.gpu_memory))
 
 
 def _cpu(options: EngineOptions, build: str) -> Choice:

@@ -288,7 +288,7 @@ class CpuDevice:
         for address, n in zip(bound.state, bound.program.state, strict=True):
             self._memory.view(address, 4 * n)[:] = bytes(4 * n)
 
-    def logits(self, head: Bound) -> "memoryview[float]":
+    async def logits(self, head: Bound) -> "memoryview[float]":
         self._check_open()
         result = head.program.result
         n = self._n_out * result.width
@@ -297,7 +297,7 @@ class CpuDevice:
             raise _not_numbers()
         return memoryview(bytes(self._memory.view(address, 4 * n))).cast("f", (self._n_out, result.width))
 
-    def candidates(
+    async def candidates(
         self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
     ) -> Candidates:
         self._check_open()

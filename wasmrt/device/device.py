@@ -4,11 +4,13 @@ import asyncio
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from wasmrt.errors import UnsupportedError
 from wasmrt.gguf.types import BY_NAME
+from wasmrt.options import SamplerOptions
 from wasmrt.program.ops import Program
+from wasmrt.store.layers import LayerTable
 from wasmrt.store.memory import aligned
 
 # The formats that every device computes with, by ggml's ids: what one can run, all can.
@@ -72,7 +74,10 @@ class Candidates:
 
 
 class Device(Protocol):
-    """One device with one model. Methods that may wait are async; `run` leaves the event loop free and can be cancelled."""
+    """One device with one model. Methods that may wait are async: they can be cancelled, and closing gives DeviceError.
+
+    `run` leaves the event loop free. What a pass gave can be read until the next `begin`, also after a wait that was cancelled.
+    """
 
     name: str
     batch_invariant: bool  # a token's logits have the same bits, however many others are in its pass
@@ -113,10 +118,10 @@ class Device(Protocol):
     def clear_state(self, bound: Bound) -> None:
         """Zero a segment's recurrent state: the next pass starts at position 0."""
 
-    def logits(self, head: Bound) -> "memoryview[float]":
+    async def logits(self, head: Bound) -> "memoryview[float]":
         """A copy of the logits of the last pass: format "f", shape (n_out, n_vocab). DeviceError if one is not a number."""
 
-    def candidates(
+    async def candidates(
         self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
     ) -> Candidates:
         """The k >= 1 likeliest tokens after a row, all if there are fewer; `recent` ids are penalised first.
@@ -127,6 +132,39 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Stop threads and drop buffers. Idempotent."""
+
+
+@runtime_checkable
+class Chaining(Protocol):
+    """A device on which passes of one token follow one another without the host: each chooses the token of the next."""
+
+    def chains(self, options: SamplerOptions) -> bool:
+        """Whether tokens can be chosen there by these options, for a model that is bound and loaded by now."""
+
+    async def chain(
+        self, bounds: Sequence[Bound], token: int, pos: int, n: int, options: SamplerOptions, uniforms: Sequence[float]
+    ) -> Sequence[int]:
+        """Run at most n passes, the first of `token` at `pos`; returns the tokens that they chose, as sampling.sample would.
+
+        uniforms: a number in [0, 1) for each pass, unless the temperature is 0. The tokens are fewer than n, maybe none, where
+        one can't be chosen there: a pass of its own then meets the same logits.
+        """
+
+
+@runtime_checkable
+class Uploading(Protocol):
+    """A device with memory of its own, where weights may stay."""
+
+    scratch_sizes: dict[str, int]  # of what kernels need besides, by name, as they were planned
+
+    def place(self, table: LayerTable, resident: frozenset[int]) -> None:
+        """Make room for the weights that stay there: extents of the table, whose segments are bound by now."""
+
+    def make_ring(self, n_slots: int | None = None) -> None:
+        """Make the slots through which the other weights pass."""
+
+    def upload(self, places: Sequence[tuple[int, int]], data: memoryview) -> None:
+        """A weight that stays has come, for these entries (segment, entry); `data` may be reused at once."""
 
 
 async def finish(running: "asyncio.Future[Any]", cancel: Callable[[], None]) -> bool:

@@ -1,26 +1,27 @@
 """The GPU device: programs become lists of dispatches, built when they are first run and replayed for every token.
 
 Every slot of the arena is a buffer, every layer's cache two. A weight is on the GPU to stay, or passes through a ring of slots,
-into which it is copied from the store's memory for each pass. A queue is in order: what is written into a slot is seen by what is
-submitted after it, and by nothing that was submitted before.
+into which it is copied from the store's memory for each pass. A queue is in order: what is written into a slot is seen by
+what is submitted after it, and by nothing that was submitted before.
 """
 
 import math
 import struct
 import time
 from array import array
-from collections.abc import Awaitable, Iterable, Iterator, Sequence, Set
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from wasmrt.device import gpu_attention, gpu_matmul, gpu_small
 from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, check_formats, check_rows, out_row
-from wasmrt.device.gpu_choose import Chooser
+from wasmrt.device.gpu_choose import Chooser, can_draw, outcome
 from wasmrt.device.gpu_host import Dispatch, GpuHost, Limits, Range, Shaders, Use
 from wasmrt.device.gpu_ring import Load, Piece, Ring
 from wasmrt.device.gpu_steps import NARROW, Lower, Pass, Span, Step
 from wasmrt.device.gpu_weights import Group, Part, Placement, Regions, Uploader, groups_of, padded
 from wasmrt.errors import DeviceError, UnsupportedError
+from wasmrt.options import SamplerOptions
 from wasmrt.program.ops import STATE_SLOTS, Op, Operand, Program, Weight
 from wasmrt.store.layers import LayerTable
 from wasmrt.store.memory import Memory
@@ -32,6 +33,8 @@ LOWER: dict[str, Lower] = {**gpu_small.LOWER, **gpu_attention.LOWER, **gpu_matmu
 STATE_BYTES = 16
 BLOCK_BYTES = 64 << 10  # of small things that share a buffer
 BINDING_ALIGNMENT = 256  # of offsets, on any adapter
+MOST_CHAINED = 64  # passes
+CHAIN_BYTES = 16 + 4 * MOST_CHAINED
 MOST_IN_FLIGHT = 2  # submits that are not waited for
 NOT_NUMBERS = "the logits hold NaN or infinity: a weight of this file is damaged, or too large for float32"
 
@@ -63,7 +66,8 @@ class GpuDevice:
     batch_invariant = False  # a pass of a few tokens and one of many take different kernels
     n_threads = 1
 
-    def __init__(self, host: GpuHost, memory: Memory, f16_cache: bool = False) -> None:
+    def __init__(self, host: GpuHost, memory: Memory | None, f16_cache: bool = False) -> None:
+        """memory: where weights are that do not stay on the GPU; None: for counting what it takes."""
         self.host = host
         self.kernel_seconds = 0.0
         self.submits = self.dispatches = 0  # so far
@@ -74,6 +78,8 @@ class GpuDevice:
         self._segments: list[Segment] = []
         self._small = Small(host)
         self._scratch: dict[str, Range] = {}
+        self.scratch_sizes: dict[str, int] = {}  # of each by name, where they are known before it is made
+        self.scratch_made = 0  # bytes, with those that had to grow
         self._replays: dict[tuple[int, ...], list[Dispatch]] = {}
         self._pending: list[Dispatch] = []
         self._in_flight = 0
@@ -95,6 +101,9 @@ class GpuDevice:
         self._n_rows_embedded = min(embedded_rows(programs), default=1 << 31)
         n_vocab = max((p.result.width for p in programs if p.result.rows == "out"), default=0)
         self._chooser = Chooser(self.host, self.shaders, n_vocab) if n_vocab else None
+        self._chained, self._uniforms = self._new(CHAIN_BYTES), self._new(4 * MOST_CHAINED)
+        self._staging = self.host.buffer(CHAIN_BYTES, Use.READ)
+        self._chains_by: tuple[SamplerOptions, tuple[Dispatch, ...]] | None = None
         self.context = 1 << 31
         self._regions = Regions(self.host, self.dummy)
         self._ring = Ring(self.host, self.dummy)
@@ -115,18 +124,53 @@ class GpuDevice:
     def _new(self, n_bytes: int) -> Range:
         return self.host.buffer(n_bytes), 0, n_bytes
 
-    def place(self, table: LayerTable, resident: Set[int]) -> None:
+    def place(self, table: LayerTable, resident: frozenset[int]) -> None:
         """Make room for the weights that stay on the GPU: extents of the table, whose segments are bound by now."""
         self._regions.place([segment.groups for segment in self._segments], table, resident)
+        if resident:
+            self.scratch("raw", max(-(-table.extents[i].n_bytes // 4) * 4 for i in resident))
+
+    def joined_extents(self) -> Iterator[tuple[int, ...]]:
+        """The extents that an op takes as one matrix, so that they stay on the GPU together or not at all."""
+        for segment in self._segments:
+            for groups in segment.groups:
+                # A matrix with what it is normed by: both in place, or both in a slot of the ring.
+                for group in groups:
+                    yield self._regions.extents_of(segment.index, group)
+
+    def bytes_of(self, extents: Sequence[int]) -> int:
+        """What extents take that are in place, with what they share a region with."""
+        return self._regions.bytes_of(extents)
+
+    def reserve(self) -> None:
+        """Take, at most, what reading results and choosing tokens will take."""
+        if self._chooser is not None:
+            n_vocab = self._chooser.n_vocab
+            self.host.buffer(4 * self.max_out * n_vocab, Use.READ)
+            self._chooser.reserve(self.max_out)
 
     def upload(self, places: Sequence[tuple[int, int]], data: memoryview) -> None:
         """A weight that stays has come, for these entries (segment, entry); `data` may be reused at once."""
-        raw = self.scratch("raw", len(data))
+        raw = self.scratch("raw", -(-len(data) // 4) * 4)
         self._uploader.write(raw[0], 0, data)
         self._regions.keep_on_host(places, data)
         for region, at, n_rows in self._regions.rows_of(places):
             self._add(self._make(step) for step in self._uploader.steps(raw, region, at, n_rows))
         self._flush()
+
+    def prepare(self) -> None:
+        """Make all dispatches of what stays on the GPU, for passes of a few tokens and of many."""
+        for n_tokens in (1, NARROW + 1):
+            if n_tokens <= self.max_tokens:
+                self._pass = Pass(n_tokens, 0, 0, 1)
+                for segment in self._segments:
+                    for at in range(len(segment.groups)):
+                        if self._stays(segment, at):
+                            self._lowered(segment, at, self._regions.placed(segment.index, segment.groups[at]), ())
+
+    def make_ring(self, n_slots: int | None = None) -> None:
+        """Make the ring, for whatever does not stay on the GPU."""
+        self._ring.make(*self.largest_load(), n_slots)
 
     # Passes
 
@@ -206,7 +250,7 @@ class GpuDevice:
     async def _stream(self, segment: Segment, at: int, partial: bool) -> None:
         """An op of whose weights some go through the ring."""
         if not self._ring.is_made:
-            self._ring.make(*self._largest_load())
+            self.make_ring()
         there = self._regions.placed(segment.index, segment.groups[at])
         for load in self._loads(segment, at, partial):
             slot = self._ring.take()
@@ -216,7 +260,7 @@ class GpuDevice:
                     await self._finish()
                 slot = self._ring.take()
                 assert slot is not None
-            self._ring.write(slot, load, self._memory)
+            self._ring.write(slot, load)
             placement = self._ring.placement(slot, load)
             key = at, slot, load.name, -1
             if key not in segment.ready:
@@ -245,25 +289,32 @@ class GpuDevice:
         return [Load(tuple((group, 0, group.n_rows) for group in groups), pieces)]
 
     def _piece(self, bound: Bound, group: Group, part: Part, at: int) -> Piece:
+        n_bytes = group.file_row_bytes * part.n_rows
+        return Piece(self._view(bound, part, 0, n_bytes), n_bytes, group, at, part.n_rows)
+
+    def _view(self, bound: Bound, part: Part, offset: int, n_bytes: int) -> memoryview:
+        """Bytes of an entry in the store's memory."""
+        assert self._memory is not None
         address = bound.table[part.entry]
         if not address:
             weights = bound.program.weights
             name = next(w.name for w in weights if w.first <= part.entry < w.first + w.n_entries)
             where = f"entry {part.entry} of its segment"
             raise DeviceError(f"tensor {name!r} is not in memory ({where}): load it before this op runs")
-        return Piece(address, group.file_row_bytes * part.n_rows, group, at, part.n_rows)
+        return self._memory.view(address + offset, n_bytes)
 
     def _rows_of_tokens(self, bound: Bound, group: Group) -> Load:
         """Of an embedding a row for each token, which then has its number as id."""
-        n_bytes, pieces = group.file_row_bytes, []
-        for i, token in enumerate(self._ids):
+        n_bytes, rows = group.file_row_bytes, []
+        for token in self._ids:
             part = group.parts[token // group.parts[0].n_rows]
-            start = self._piece(bound, group, part, 0).address
-            pieces.append(Piece(start + (token - part.first) * n_bytes, n_bytes, group, i, 1))
-        self.host.write(self._token_ids, 0, array("I", range(len(pieces))))
-        return Load(((group, 0, len(pieces)),), tuple(pieces), (len(pieces),))
+            rows.append(self._view(bound, part, (token - part.first) * n_bytes, n_bytes))
+        self.host.write(self._token_ids, 0, array("I", range(len(rows))))
+        n_rows = self.max_tokens if len(rows) > NARROW else NARROW  # those past the end are not looked at
+        piece = Piece(b"".join(rows), n_bytes * n_rows, group, 0, n_rows)
+        return Load(((group, 0, n_rows),), (piece,), (n_rows,))
 
-    def _largest_load(self) -> tuple[int, int]:
+    def largest_load(self) -> tuple[int, int]:
         """Raw bytes and bytes of a slot that holds any load."""
         raw = n_bytes = 0
         for segment in self._segments:
@@ -376,6 +427,44 @@ class GpuDevice:
         logits = self._slots[result.index], at * n_bytes, n_bytes
         return await self._reading(self._chooser.candidates(logits, k, recent, penalty, temperature, steps))
 
+    # Chains of passes
+
+    def chains(self, options: SamplerOptions) -> bool:
+        there = all(self._stays(segment, at) for segment in self._segments for at in range(len(segment.groups)))
+        recurrent = any(segment.bound.state for segment in self._segments)
+        known = options.repeat_penalty == 1.0 and (options.temperature == 0 or can_draw(options))
+        return known and there and not recurrent and self._chooser is not None
+
+    async def chain(
+        self, bounds: Sequence[Bound], token: int, pos: int, n: int, options: SamplerOptions, uniforms: Sequence[float]
+    ) -> Sequence[int]:
+        n = min(n, MOST_CHAINED, self.context - pos)
+        self.begin([token], pos, 1)
+        self._pass = self._pass._replace(n_split=gpu_attention.n_split(pos + n))
+        self.host.write(self._state, 0, struct.pack("<4I", *self._pass))
+        if uniforms:
+            self.host.write(self._uniforms[0], 0, array("f", uniforms[:n]))
+        await self._encode(bounds, range(len(bounds[-1].program.ops)), False)
+        one, self._pending = [*self._pending, *self._choosing(bounds[-1], options)], []
+        assert self._chooser is not None
+        self._chooser.begin(self._chained)
+        self.count(one * n)
+        self.host.submit(one * n, [(self._chained[0], 0, self._staging, 0, CHAIN_BYTES)])
+        return outcome(await self._reading(self.host.fetch(self._staging, CHAIN_BYTES))).tokens
+
+    def _choosing(self, head: Bound, options: SamplerOptions) -> tuple[Dispatch, ...]:
+        """What ends each pass of a chain."""
+        assert self._chooser is not None
+        greedy = options.temperature == 0
+        # Two generations that take turns would each write their own params into these: kept are the latest.
+        if self._chains_by is None or self._chains_by[0] != options:
+            result = head.program.result
+            logits = self._slots[result.index], 0, 4 * result.width
+            where = logits, (self._state, 0, STATE_BYTES), self.tokens(), self._chained
+            made = self._chooser.greedy(*where) if greedy else self._chooser.sampled(*where, self._uniforms, options)
+            self._chains_by = options, made
+        return self._chains_by[1]
+
     async def _reading(self, waiting: Awaitable[T]) -> T:
         try:
             return await waiting
@@ -400,8 +489,12 @@ class GpuDevice:
     # What a Site tells
 
     def scratch(self, name: str, n_bytes: int) -> Range:
+        n_bytes = max(n_bytes, self.scratch_sizes.get(name, 0))
         if name not in self._scratch or self._scratch[name][2] < n_bytes:
-            self._scratch[name] = self._new(n_bytes)  # a smaller one lives on in the steps that were made with it
+            # Steps that were made with a smaller one keep it, so where memory is counted, sizes are known before.
+            self.scratch_sizes[name] = n_bytes
+            self._scratch[name] = self._new(n_bytes)
+            self.scratch_made += self._scratch[name][0].size
         return self._scratch[name]
 
     def constant(self, data: bytes) -> Range:
@@ -416,7 +509,9 @@ class GpuDevice:
         return self._token_ids, 0, 4 * self.max_tokens
 
     def host_vector(self, segment: Segment, weight: Weight) -> Sequence[float]:
-        data = self._regions.host_bytes(segment.index, weight.first)
+        if self._memory is None:
+            return [1.0] * weight.shape[0]
+        data: bytes | memoryview | None = self._regions.host_bytes(segment.index, weight.first)
         if data is None:
             address = segment.bound.table[weight.first]
             data = self._memory.view(address, weight.n_bytes)
@@ -511,8 +606,8 @@ def load_bytes(op: Op, missing: Sequence[Group], max_tokens: int) -> tuple[int, 
     raw = n_bytes = 0
     for group in missing:
         if op.kernel == "embed":
-            raw += max_tokens * padded(group.file_row_bytes)
-            n_bytes += group.bytes_of(max_tokens)
+            raw += padded(max(max_tokens, NARROW) * group.file_row_bytes)
+            n_bytes += group.bytes_of(max(max_tokens, NARROW))
         elif group.is_expert:
             raw += padded(group.file_row_bytes * group.parts[0].n_rows)
             n_bytes += group.bytes_of(group.parts[0].n_rows)

@@ -15,7 +15,7 @@ from typing import Any
 from wasmrt.device.device import Candidates
 from wasmrt.device.gpu_host import Dispatch, GpuHost, Range, Shader, Shaders, Use
 from wasmrt.errors import DeviceError
-from wasmrt.sampling import SamplerOptions
+from wasmrt.options import SamplerOptions
 
 WG = 64  # threads of a workgroup, in all of these shaders
 GROUPS = 1024  # of a row, at most

@@ -115,7 +115,7 @@ def source(files: tuple[str, ...]) -> str:
     return "\n".join(shader(name).read_text(encoding="utf-8") for name in files)
 
 
-_DECLARED = re.compile(r"@group\(0\)\s*@binding\((\d+)\)\s*var<(uniform|storage,\s*read_write|storage,\s*read|storage)>\s*(\w+)")
+_DECLARED = re.compile(r"@group\(0\) @binding\((\d+)\) var<(uniform|storage, read_write|storage, read)> (\w+)")
 
 
 def bindings_of(code: str) -> tuple[Binding, ...]:

@@ -1,6 +1,6 @@
-"""Matmuls on a GPU: with a few rows of x a read of the weight for each (matmul.wgsl), with many in tiles (matmul_tiled.wgsl)."""
+"""Matmuls on a GPU: with a few rows of x a read of the weight for each (matmul.wgsl), with many tiles (matmul_tiled.wgsl)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from wasmrt.device.gpu_host import Range
@@ -45,10 +45,8 @@ class Product:
     def params(self, span: Span, n_rows: int) -> bytes:
         units = span.layout.units(self.x.width)
         first = self.first + span.first
-        return words(
-            units, self.x.width, n_rows, span.at, first, self.y.width, self.up, float(self.eps), *self.ends, *self.widths, 0, 0, 0, 0,
-            int(self.x.rows == "out"),
-        )  # fmt: skip
+        shape = units, self.x.width, n_rows, span.at, first, self.y.width, self.up, float(self.eps)
+        return words(*shape, *self.ends, *self.widths, 0, 0, 0, 0, int(self.x.rows == "out"))
 
     def constants(self) -> dict[str, float]:
         return {"IN_PLACE": 1} if self.in_place else {}
@@ -65,7 +63,7 @@ class Product:
         gain: tuple[Range, ...] = ()
         x = self.x_range
         if self.norm is not None and not self.even:
-            x = yield from self.normed(self.few)
+            x = yield from self.normed(self.few((1, 1)))
         elif self.norm is not None:
             gain = (self.site.vector(self.norm),)
         kind = "x_norm" if gain else "x_plain" if self.even else "x_any"
@@ -93,19 +91,18 @@ class Product:
         """For more."""
         x = self.x_range
         if self.norm is not None:
-            x = yield from self.normed(lambda groups: lambda p: (p.rows(self.x), 1, 1) if p.rows(self.x) > NARROW else (0, 0, 0))
+            x = yield from self.normed(self.many(1))
         constants = {"TILE": TILE, "WG": TILE * TILE // 16, "CELLS": TILE * 8, **self.constants()}
         for span in spans:
             files = ("matmul_common", *span.layout.files, "x_plain" if self.even else "x_any", self.out, "matmul_tiled")
             ranges = (span.a, span.b, x, self.y_range, *self.more)
             yield Step(files, self.params(span, span.n_rows), ranges, self.many(span.n_rows), constants)
 
-    def normed(self, grid: Callable[[tuple[int, int]], Callable[[Pass], Grid]]) -> Iterator[Step]:
-        """The norm by itself; returns where its result lies."""
+    def normed(self, wanted: Callable[[Pass], Grid]) -> Generator[Step, None, Range]:
+        """The norm by itself, in passes that want it; returns where its result lies."""
         assert self.norm is not None
         h = self.site.scratch("normed", 4 * self.x.width * self.rows)
         step = row_step("rms_norm", self.site, self.x, (self.x_range, self.site.vector(self.norm), h), float(self.eps))
-        wanted = grid((1, 1))
         yield replace(step, grid=lambda p: step.grid(p) if wanted(p)[0] else (0, 0, 0))
         return h
 
@@ -188,8 +185,11 @@ def lower_embed(op: Op, site: Site) -> Iterator[Step]:
         params = words(units, w.width, span.n_rows, span.at, span.first, *[0] * 12)
         files = ("matmul_common", *span.layout.files, "embed")
         ranges = (span.a, span.b, site.tokens, site.slot(y))
-        groups = ceil_div(units, WG)
-        yield Step(files, params, ranges, lambda p, groups=groups: (groups, p.n_tokens, 1), {"WG": WG})
+        yield Step(files, params, ranges, _by_token(ceil_div(units, WG)), {"WG": WG})
+
+
+def _by_token(groups: int) -> Callable[[Pass], Grid]:
+    return lambda p: (groups, p.n_tokens, 1)
 
 
 def lower_expert_matmul(op: Op, site: Site) -> Iterator[Step]:
@@ -201,17 +201,19 @@ def lower_expert_matmul(op: Op, site: Site) -> Iterator[Step]:
     for span in site.spans(w):
         units = span.layout.units(w.width)
         per_expert = int(x.width != w.width)
-        params = words(
-            units, w.width, span.n_rows, span.at, 0, y.width, 0, 0.0, 0, 0, 0, 0, n_used, per_expert, rows, span.first // rows, 0
-        )  # fmt: skip
+        shape = units, w.width, span.n_rows, span.at, 0, y.width, 0, 0.0, 0, 0, 0, 0
+        params = words(*shape, n_used, per_expert, rows, span.first // rows, 0)
         lanes = lanes_for(units)
         x_groups, y_groups, _ = fold(ceil_div(rows, WG // lanes * ROWS), site.limits)
         kind = "x_plain" if even else "x_any"
         files = ("matmul_common", *span.layout.files, kind, "pick_expert", "reduce_shared", "out_plain", "matmul")
         ranges = (span.a, span.b, site.slot(x), site.slot(y), site.slot(experts))
         constants = {"WG": WG, "LANES": lanes, "ROWS": ROWS, "GATE": 0}
-        grid = lambda p, groups=(x_groups, y_groups): (*groups, p.n_tokens * n_used)  # noqa: E731
-        yield Step(files, params, ranges, grid, constants)
+        yield Step(files, params, ranges, _by_pair(x_groups, y_groups, n_used), constants)
+
+
+def _by_pair(x_groups: int, y_groups: int, n_used: int) -> Callable[[Pass], Grid]:
+    return lambda p: (x_groups, y_groups, p.n_tokens * n_used)
 
 
 LOWER: dict[str, Lower] = {

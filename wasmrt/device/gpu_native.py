@@ -1,12 +1,14 @@
 """The GPU of a desktop, through wgpu-py (Vulkan, Metal, DX12): the few calls that differ from a page's navigator.gpu.
 
-Everything here is a call or two of WebGPU; what is computed stands in gpu.py and shaders/. Nothing beyond what the adapter reports
-is ever requested, and every buffer is counted.
+Everything here is a call or two of WebGPU; what is computed stands in gpu.py and shaders/. Nothing beyond what the adapter
+reports is ever requested, and every buffer is counted.
 """
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import wgpu
@@ -64,15 +66,17 @@ def adapters() -> list[Adapter]:
     return sorted(found.values(), key=lambda a: (a.software, a.integrated))
 
 
-class _quiet:
-    """Hides what drivers print while they are looked for: Mesa complains about a missing display."""
-
-    def __enter__(self) -> None:
-        os.environ.setdefault("XDG_RUNTIME_DIR", os.path.expanduser("~") if os.name == "posix" else "")
-
-    def __exit__(self, *_: object) -> None:
-        if os.environ.get("XDG_RUNTIME_DIR") == os.path.expanduser("~"):
-            del os.environ["XDG_RUNTIME_DIR"]
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Where Mesa finds no folder for a display, it complains on stderr."""
+    name, missing = "XDG_RUNTIME_DIR", os.name == "posix" and "XDG_RUNTIME_DIR" not in os.environ
+    if missing:
+        os.environ[name] = tempfile.gettempdir()
+    try:
+        yield
+    finally:
+        if missing:
+            del os.environ[name]
 
 
 class WgpuHost:
@@ -109,7 +113,8 @@ class WgpuHost:
         """Zeroed."""
         size = -(-max(4, n_bytes) // 4) * 4
         if size > self.limits.buffer:
-            raise DeviceError(f"a GPU buffer of {size} bytes is more than the {self.limits.buffer} that {self.adapter.name!r} allows")
+            most = f"more than the {self.limits.buffer} that {self.adapter.name!r} allows"
+            raise DeviceError(f"a GPU buffer of {size} bytes is {most}")
         try:
             made = self._device.create_buffer(size=size, usage=_USAGE[use])
         except Exception as error:
@@ -134,9 +139,8 @@ class WgpuHost:
 
     def _layout(self, bindings: tuple[Binding, ...]) -> Any:
         if bindings not in self._layouts:
-            entries = [
-                {"binding": b.index, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": _BINDING[b.kind]}} for b in bindings
-            ]
+            compute = wgpu.ShaderStage.COMPUTE
+            entries = [{"binding": b.index, "visibility": compute, "buffer": {"type": _BINDING[b.kind]}} for b in bindings]
             self._layouts[bindings] = self._device.create_bind_group_layout(entries=entries)
         return self._layouts[bindings]
 
@@ -161,7 +165,10 @@ class WgpuHost:
             raise _refused("the GPU takes no bytes", error) from error
 
     def submit(self, steps: Sequence[Dispatch], copies: Sequence[tuple[Any, int, Any, int, int]] = ()) -> None:
-        """Run dispatches one after another in one pass, then copies (from, offset, to, offset, bytes). No object is made a step."""
+        """Run dispatches one after another in one pass, then copies (from, offset, to, offset, bytes).
+
+        No object is made for a step.
+        """
         set_pipeline, set_group = lib.wgpuComputePassEncoderSetPipeline, lib.wgpuComputePassEncoderSetBindGroup
         dispatch = lib.wgpuComputePassEncoderDispatchWorkgroups
         try:

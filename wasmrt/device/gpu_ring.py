@@ -4,13 +4,13 @@ A slot has a raw buffer for bytes as the file has them, and one where they are l
 are, what reads them is submitted before the first is filled again, and the queue keeps the order.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from wasmrt.device.gpu_host import GpuHost, Range
 from wasmrt.device.gpu_steps import Step
-from wasmrt.device.gpu_weights import Group, Part, Placed, Placement, Uploader, padded, region_in
+from wasmrt.device.gpu_weights import Group, Placed, Placement, Uploader, padded, region_in
 
 RING_BYTES = 64 << 20  # at most, unless two slots need more
 MOST_SLOTS = 8
@@ -18,9 +18,9 @@ MOST_SLOTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of the store's memory and the rows of a group that they become."""
+    """Bytes of the store's memory and the rows of a group that they become. Fewer bytes than rows: the last are garbage."""
 
-    address: int
+    data: bytes | memoryview
     n_bytes: int
     group: Group
     at: int  # among the rows that are loaded
@@ -51,13 +51,11 @@ class Ring:
         self._host, self._dummy = host, dummy
         self._uploader = Uploader(host)
         self._slots: list[tuple[Any, Any]] = []  # raw, laid out
-        self._sizes = 0, 0
         self._used = 0
 
-    def make(self, raw_bytes: int, n_bytes: int) -> None:
-        """Slots for loads of at most these sizes."""
-        self._sizes = raw_bytes, n_bytes
-        for _ in range(n_slots(raw_bytes, n_bytes)):
+    def make(self, raw_bytes: int, n_bytes: int, n_slots: int | None = None) -> None:
+        """Slots for loads of at most these sizes; None: as many as help."""
+        for _ in range(n_slots or most_slots(raw_bytes, n_bytes)):
             self._slots.append((self._host.buffer(raw_bytes), self._host.buffer(n_bytes)))
 
     @property
@@ -72,11 +70,11 @@ class Ring:
         self._used += 1
         return self._used - 1
 
-    def write(self, slot: int, load: Load, memory: Any) -> None:
+    def write(self, slot: int, load: Load) -> None:
         """Copy a load's bytes to the GPU, to be laid out by `steps`."""
         at = 0
         for piece in load.pieces:
-            self._uploader.write(self._slots[slot][0], at, memory.view(piece.address, piece.n_bytes))
+            self._uploader.write(self._slots[slot][0], at, piece.data)
             at += padded(piece.n_bytes)
 
     def placement(self, slot: int, load: Load) -> Placement:
@@ -98,5 +96,5 @@ class Ring:
             at += padded(piece.n_bytes)
 
 
-def n_slots(raw_bytes: int, n_bytes: int) -> int:
+def most_slots(raw_bytes: int, n_bytes: int) -> int:
     return max(2, min(MOST_SLOTS, RING_BYTES // max(1, raw_bytes + n_bytes)))

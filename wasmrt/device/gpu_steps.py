@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Consecutive rows of a matrix that lie in one binding: `n_rows` from `first` on, where the binding has them from `at` on."""
+    """Consecutive rows of a matrix in one binding: `n_rows` from `first` on, which the binding has from `at` on."""
 
     first: int
     n_rows: int

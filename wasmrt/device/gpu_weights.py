@@ -1,10 +1,10 @@
 """Weights on the GPU: which an op needs as one matrix, where they lie, and how they get there.
 
-A Group is what an op computes with as one: a matrix, matrices of one format joined by rows (q, k and v), or a vector. It lies in
-a Region. Bytes of the file are copied as they are into a raw buffer, from where a kernel lays them out anew (gpu_layout.py).
+A Group is what an op computes with as one: a matrix, matrices of one format joined by rows (q, k and v), or a vector. It lies
+in a Region. Bytes of the file are copied as they are into a raw buffer, from where a kernel lays them out (gpu_layout.py).
 """
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,8 @@ def _group(program: Program, op: Op, operands: tuple[int, ...], is_vector: bool)
                 parts.append(Part(w.first + i, first, n_rows))
                 first += n_rows
     w = program.weights[operands[0]]
-    return Group(operands, layout_of(w.type), w.shape[0], first, tuple(parts), w.type.row_bytes(w.shape[0]), is_vector, w.is_expert)
+    n, row_bytes = w.shape[0], w.type.row_bytes(w.shape[0])
+    return Group(operands, layout_of(w.type), n, first, tuple(parts), row_bytes, is_vector, w.is_expert)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class Uploader:
     def __init__(self, host: GpuHost) -> None:
         self._host = host
 
-    def write(self, buffer: Any, at: int, data: memoryview) -> None:
+    def write(self, buffer: Any, at: int, data: bytes | memoryview) -> None:
         """Bytes of any number, of which WebGPU takes fours."""
         whole = len(data) & ~3
         if whole:
@@ -200,7 +201,7 @@ class Regions:
         self._on_host: dict[int, bytes] = {}  # by extent: small weights whose values the host wants, too
         self._rows_at: dict[int, list[tuple[Region, int, int]]] = {}  # of an extent: region, first row, rows
 
-    def place(self, groups: Sequence[Sequence[Sequence[Group]]], table: LayerTable, resident: Set[int]) -> None:
+    def place(self, groups: Sequence[Sequence[Sequence[Group]]], table: LayerTable, resident: frozenset[int]) -> None:
         """groups: of each op of each segment. What segments share, as a tied head the embedding, lies in one place."""
         self._extent_at = {place: i for i, extent in enumerate(table.extents) for place in extent.places}
         shared: dict[tuple[Any, ...], tuple[Placed, ...]] = {}
@@ -238,6 +239,13 @@ class Regions:
 
     def has(self, segment: int, group: Group) -> bool:
         return (segment, group) in self._placed
+
+    def extents_of(self, segment: int, group: Group) -> tuple[int, ...]:
+        return tuple(self._extent_at[segment, part.entry] for part in group.parts)
+
+    def bytes_of(self, extents: Sequence[int]) -> int:
+        buffers = {id(region.a[0]): region.a[0] for i in extents for region, _, _ in self._rows_at.get(i, ())}
+        return sum(buffer.size for buffer in buffers.values())
 
     def placed(self, segment: int, groups: Sequence[Group]) -> Placement:
         return {group.operands: self._placed[segment, group] for group in groups if (segment, group) in self._placed}

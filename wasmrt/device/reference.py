@@ -467,10 +467,10 @@ class ReferenceDevice:
         for state in bound.state:
             state[...] = 0
 
-    def logits(self, head: Bound) -> "memoryview[float]":
+    async def logits(self, head: Bound) -> "memoryview[float]":
         return memoryview(self._logits(head).tobytes()).cast("f", (self._n_out, head.program.result.width))
 
-    def candidates(
+    async def candidates(
         self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
     ) -> Candidates:
         started = time.perf_counter()

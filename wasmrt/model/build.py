@@ -38,10 +38,10 @@ class Built:
     table: LayerTable
 
 
-def build(header: Header, chunk_bytes: int = CHUNK_BYTES) -> Built:
+def build(header: Header, chunk_bytes: int = CHUNK_BYTES, fused: Callable[[Program], Program] | None = None) -> Built:
     """Record a model's segments and check its tensors against its metadata, before any weight is read.
 
-    chunk_bytes: tensors above this size are addressed, and streamed, in row chunks.
+    chunk_bytes: tensors above this size are addressed, and streamed, in row chunks. fused: what a device makes of a program.
     Raises UnsupportedError for an unknown architecture or tensor, FormatError for a missing or misshapen one.
     """
     architecture = header.metadata.string("general.architecture")
@@ -58,8 +58,11 @@ def build(header: Header, chunk_bytes: int = CHUNK_BYTES) -> Built:
     def segment(name: str, kind: str, page: Callable[[Recorder, Weights], Operand]) -> None:
         t = Recorder(kind, chunk_bytes)
         w = Weights(t, header.tensors, f"{name}." if kind == "layer" else "", known)
-        program = t.finish(page(t, w))
-        programs.append(interned.setdefault(program, program))
+        recorded = t.finish(page(t, w))
+        if fused and recorded not in interned:
+            interned[recorded] = fused(recorded)
+        program = interned.setdefault(recorded, recorded)
+        programs.append(program)
         segments.append(_segment(name, program, w.used))
         used.update(info.name for info in w.used.values())
 

@@ -82,5 +82,5 @@ def live_widths(program: Program) -> list[int]:
 
 
 def _adds_to(op: Op) -> bool:
-    """Whether an op leaves a part of its output as it was: the later entries of a matmul."""
-    return op.kernel == "matmul" and op.params[0] != 0
+    """Whether an op leaves a part of its output as it was: the later entries of a matrix."""
+    return bool(op.weight_rows and op.weight_rows.start)

@@ -20,6 +20,8 @@ from wasmrt.store.plan import Plan, frame_bytes, mib
 from wasmrt.store.pool import Pool
 from wasmrt.store.source import Source
 
+# Takes the bytes of a weight that stays on a GPU, for its places (segment, entry), to where it stays.
+Upload: TypeAlias = Callable[[Sequence[tuple[int, int]], memoryview], None]
 Addresses: TypeAlias = "array[int] | memoryview[int]"  # 64-bit
 
 
@@ -43,7 +45,14 @@ class Frames:
     """Where each extent is. `held[i]` is what is known of extent i; address tables are kept up to date."""
 
     def __init__(
-        self, source: Source, table: LayerTable, memory: Memory, tables: Sequence[Addresses], plan: Plan, order: Order
+        self,
+        source: Source,
+        table: LayerTable,
+        memory: Memory,
+        tables: Sequence[Addresses],
+        plan: Plan,
+        order: Order,
+        upload: Upload | None = None,
     ) -> None:
         self.metrics = StoreMetrics()
         self.fetcher = Fetcher(source, self.metrics)
@@ -53,7 +62,7 @@ class Frames:
         self.by_rows = plan.parts.row_bytes > 0  # the embedding's entries stand for rows, wherever its extents are
         self.then: Callable[[int], None] = lambda i: None  # told of each extent that has come
         self.popularity = policy.Popularity(len(table.extents))
-        self._source, self._order = source, order
+        self._source, self._order, self._upload = source, order, upload
         at, pools = memory.allocate(plan.weight_bytes), []
         for n_bytes in (plan.parts.resident_bytes, plan.parts.ring_bytes, plan.parts.expert_bytes):
             at = -(-at // plan.block) * plan.block
@@ -146,10 +155,18 @@ class Frames:
                 held.pool.free(held.frame)
             held.fresh = False
             return
-        if held.seen or held.pool is not self.resident:
+        if held.seen or (held.pool is not self.resident and held.extent.kind is not Kind.DEVICE):
             self.metrics.streamed_bytes += len(read.view)
         held.there = held.seen = True
-        self.enter(i, True)
+        if held.extent.kind is Kind.DEVICE:
+            assert self._upload is not None
+            held.fresh = False
+            start = held.extent.offset % self.plan.block
+            self._upload(held.extent.places, read.view[start : start + held.extent.n_bytes])
+            self.occupants(held.pool).discard(i)
+            held.pool.free(held.frame)
+        else:
+            self.enter(i, True)
         self.then(i)
 
     def enter(self, i: int, there: bool, only: int | None = None) -> None:

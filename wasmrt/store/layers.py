@@ -32,6 +32,7 @@ class Kind(Enum):
     DENSE = "dense"  # whole, in every pass
     EXPERT = "expert"  # whole, if a router chose it
     ROWS = "rows"  # of the embedding, a row for each token
+    DEVICE = "device"  # never: it is in a GPU's own memory, where it is brought once
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class LayerTable:
     segments: tuple[Segment, ...]
     row_bytes: int = 0  # of a row of the embedding
     n_rows: int = 0
+    device: frozenset[int] = frozenset()  # extents that stay on a GPU
 
     def ranges(self) -> Iterator[Entry]:
         """Every byte range once, in first-use order; a tied head shares the embedding's."""
@@ -80,10 +82,11 @@ class LayerTable:
         for s, segment in enumerate(self.segments):
             for e, entry in enumerate(segment.entries):
                 places.setdefault(entry.offset, []).append((s, e))
-        return tuple(self._extent(entry, tuple(places[entry.offset])) for entry in self.ranges())
+        return tuple(self._extent(i, entry, tuple(places[entry.offset])) for i, entry in enumerate(self.ranges()))
 
-    def _extent(self, entry: Entry, places: tuple[tuple[int, int], ...]) -> Extent:
-        return Extent(entry.tensor, entry.offset, entry.n_bytes, self._kind(places), places)
+    def _extent(self, i: int, entry: Entry, places: tuple[tuple[int, int], ...]) -> Extent:
+        kind = Kind.DEVICE if i in self.device else self._kind(places)
+        return Extent(entry.tensor, entry.offset, entry.n_bytes, kind, places)
 
     def _kind(self, places: tuple[tuple[int, int], ...]) -> Kind:
         if all(segment == 0 for segment, _ in places) and len(self.segments) > 1:

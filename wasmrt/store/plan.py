@@ -8,7 +8,7 @@ the size of the ring.
 
 import math
 from collections.abc import Callable, Sequence, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -66,6 +66,25 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuLedger:
+    """What a model takes on a GPU, in bytes. Its lines add up to the buffers that the device makes."""
+
+    budget: int  # 0: none was given
+    weight_bytes: int  # of those that stay there
+    kv_bytes: int
+    state_bytes: int
+    activation_bytes: int  # with all that kernels need beside
+    staging_bytes: int  # of the ring, through which all else streams
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes + self.state_bytes + self.activation_bytes + self.staging_bytes
+
+    def within(self, budget: int | None, staging_bytes: int) -> "GpuLedger":
+        return replace(self, budget=budget or 0, staging_bytes=staging_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The ledger of a loaded model, in bytes. Its lines add up to what the memory holds."""
 
@@ -85,9 +104,10 @@ class Plan:
     minimum_bytes: int = 0  # the smallest budget that works with this context and these chunks
     policy: str = "plan"
     block: int = 1  # what reads are widened to
-    homes: dict[str, str] = field(default_factory=dict)  # of each tensor: memory, stream, both, experts or rows
+    homes: dict[str, str] = field(default_factory=dict)  # of each tensor: device, memory, stream, both, experts or rows
     parts: Parts = field(default_factory=lambda: Parts((), 0))
     notes: tuple[str, ...] = ()
+    gpu: GpuLedger | None = None  # beside the memory, where a GPU computes
 
     @property
     def total_bytes(self) -> int:
@@ -109,6 +129,8 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         plain = {**asdict(self), "notes": list(self.notes), "total_bytes": self.total_bytes, "bytes_bound": self.bytes_bound}
+        if self.gpu:
+            plain["gpu"]["total_bytes"] = self.gpu.total_bytes
         del plain["parts"]
         return plain
 
@@ -135,7 +157,24 @@ class Demand:
         """Frames that one op needs at once; experts are not counted."""
         extents, dense = self.table.extents, set(self.of(Kind.DENSE))
         ops = (op for segment in self.table.needs for op in segment)
-        return max((sum(self.frame(extents[i]) for i in op if i in dense) for op in ops), default=0)
+        largest = max((sum(self.frame(extents[i]) for i in op if i in dense) for op in ops), default=0)
+        return max(largest, self.largest_upload)
+
+    @cached_property
+    def largest_upload(self) -> int:
+        """The largest frame through which a weight goes to where it stays, on a GPU."""
+        return max((self.frame(self.table.extents[i]) for i in self.of(Kind.DEVICE)), default=0)
+
+    @cached_property
+    def upload_bytes(self) -> int:
+        """Of the ring that a model without streaming has for these."""
+        return full_ring(self.largest_upload) if self.largest_upload else 0
+
+    @cached_property
+    def resident_bytes(self) -> int:
+        """Of all weights that are not on a GPU, and the ring through which those go that are."""
+        here = self.of(Kind.DENSE, Kind.EXPERT, Kind.ROWS)
+        return sum(aligned(self.table.extents[i].n_bytes) for i in here) + self.upload_bytes
 
     @cached_property
     def largest_expert(self) -> int:
@@ -189,13 +228,13 @@ def make_plan(
     if context is not None:
         return _for_context(demand, sizes_of, budget, context, policy, ())
     wanted = min(n_ctx_train, DEFAULT_CONTEXT)
-    sizes, all_weights = sizes_of(0), sum(aligned(extent.n_bytes) for extent in table.extents)
+    sizes, all_weights = sizes_of(0), demand.resident_bytes
     fixed = all_weights + sizes.state_bytes + sizes.activation_bytes
-    chosen = _lowered(wanted, min(wanted, RESIDENT_CONTEXT), lambda n: fixed + sizes.kv_bytes(n) <= budget)
+    chosen = lowered(wanted, min(wanted, RESIDENT_CONTEXT), lambda n: fixed + sizes.kv_bytes(n) <= budget)
     if fixed + sizes.kv_bytes(chosen) > budget:
         least = min(wanted, SMALLEST_CONTEXT)
         share, most = budget // KV_SHARE, budget
-        chosen = _lowered(wanted, least, lambda n: sizes.kv_bytes(n) <= share and _minimum(demand, sizes, n) <= most)
+        chosen = lowered(wanted, least, lambda n: sizes.kv_bytes(n) <= share and _minimum(demand, sizes, n) <= most)
     notes: tuple[str, ...] = ()
     if chosen < wanted:
         why = "more do not fit" if fixed + sizes.kv_bytes(chosen) <= budget else f"more would take over 1/{KV_SHARE} of"
@@ -203,7 +242,7 @@ def make_plan(
     return _for_context(demand, sizes_of, budget, chosen, policy, notes)
 
 
-def _lowered(wanted: int, least: int, fits: Callable[[int], bool]) -> int:
+def lowered(wanted: int, least: int, fits: Callable[[int], bool]) -> int:
     """The longest context that fits, in steps of an eighth; `least` if none does."""
     chosen = wanted
     while chosen > least and not fits(chosen):
@@ -225,7 +264,7 @@ def _for_context(
     demand: Demand, sizes_of: SizesOf, budget: int, context: int, policy: str, notes: tuple[str, ...]
 ) -> Plan:
     table, alone = demand.table, sizes_of(0)
-    everything = sum(aligned(extent.n_bytes) for extent in table.extents)
+    everything = demand.resident_bytes
     others = alone.kv_bytes(context) + alone.state_bytes + alone.activation_bytes
     minimum = min(_minimum(demand, alone, context), everything + others)
     if budget < minimum:
@@ -242,7 +281,7 @@ def _for_context(
         parts = _streaming(demand, budget - others, policy, whole=kept_rows > 0)
     resident = set(parts.resident)
     streamed = [i for i in demand.of(Kind.DENSE, Kind.EXPERT) if i not in resident]
-    if parts.resident_bytes < everything and context > demand.chunk and not kept_rows and streamed:
+    if streamed and parts.resident_bytes < everything and context > demand.chunk and not kept_rows:
         notes = (*notes, "a budget this small makes a long prompt read the streamed weights once for each chunk of its tokens")
     extents = table.extents
     return Plan(
@@ -270,15 +309,15 @@ def _for_context(
 
 def _resident(table: LayerTable, room: int, demand: Demand) -> Parts | None:
     """All that a pass touches in memory: with the embedding, or without it if there is only room for rows of it."""
-    everything = tuple(range(len(table.extents)))
-    n_bytes = sum(aligned(extent.n_bytes) for extent in table.extents)
-    if n_bytes <= room:
-        return Parts(everything, n_bytes)
+    everything = tuple(demand.of(Kind.DENSE, Kind.EXPERT, Kind.ROWS))
+    n_bytes, upload = sum(aligned(table.extents[i].n_bytes) for i in everything), demand.upload_bytes
+    if n_bytes + upload <= room:
+        return Parts(everything, n_bytes, upload)
     touched = tuple(demand.of(Kind.DENSE, Kind.EXPERT))
     n_bytes = sum(aligned(table.extents[i].n_bytes) for i in touched)
     rows = aligned(demand.row_bytes)
-    if n_bytes + rows <= room and len(touched) < len(everything):
-        return Parts(touched, n_bytes, row_bytes=rows)
+    if n_bytes + rows + upload <= room and len(touched) < len(everything):
+        return Parts(touched, n_bytes, upload, row_bytes=rows)
     return None
 
 
@@ -309,10 +348,10 @@ def _streaming(demand: Demand, room: int, policy: str, whole: bool) -> Parts:
 
 
 def homes(table: LayerTable, resident: Set[int]) -> dict[str, str]:
-    """Of each tensor: memory, stream, experts (read when chosen), rows (of the embedding), or both for one in chunks."""
+    """Of each tensor: device, memory, stream, experts (read when chosen), rows (of the embedding), or both, in chunks."""
     found: dict[str, set[str]] = {}
     for i, extent in enumerate(table.extents):
-        elsewhere = {Kind.DENSE: "stream", Kind.EXPERT: "experts", Kind.ROWS: "rows"}[extent.kind]
+        elsewhere = {Kind.DENSE: "stream", Kind.EXPERT: "experts", Kind.ROWS: "rows", Kind.DEVICE: "device"}[extent.kind]
         found.setdefault(extent.tensor, set()).add("memory" if i in resident else elsewhere)
     return {tensor: places.pop() if len(places) == 1 else "both" for tensor, places in found.items()}
 

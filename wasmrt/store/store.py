@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from wasmrt.store.frames import Addresses, Frames
+from wasmrt.store.frames import Addresses, Frames, Held, Upload
 from wasmrt.store.layers import Kind, LayerTable, Stage
 from wasmrt.store.lower import lower
 from wasmrt.store.memory import Memory
@@ -54,12 +54,13 @@ class LayerStore:
         prefetch: int | None = None,
         predictor: Predictor | None = None,
         progress: Progress | None = None,
+        upload: Upload | None = None,
     ) -> None:
         self.progress = progress  # told of bytes until all that a pass needs has been there once
         self._source, self._table = source, table
         self._prefetch = prefetch
         self._order = order = Order(table, predictor or Cyclic(len(table.segments)))
-        self._frames = frames = Frames(source, table, memory, tables, plan, order)
+        self._frames = frames = Frames(source, table, memory, tables, plan, order, upload)
         self._held = frames.held
         self._rows = EmbeddingRows(table, frames) if frames.by_rows else None
         frames.then = self._arrived
@@ -89,8 +90,8 @@ class LayerStore:
     # Everything at once
 
     async def load(self, progress: Progress | None = None) -> None:
-        """Read what is resident, in the order of use. May be cancelled; what was read so far stays."""
-        order = [i for i, held in enumerate(self._held) if held.pool is self._frames.resident]
+        """Read what is resident, here or on a GPU, in the order of use. May be cancelled; what was read so far stays."""
+        order = [i for i, held in enumerate(self._held) if self._stays(held)]
         total = sum(self._held[i].extent.n_bytes for i in order)
         done = sum(self._held[i].extent.n_bytes for i in order if self._held[i].there)
         for at, i in enumerate(order):
@@ -104,11 +105,14 @@ class LayerStore:
                 if progress:
                     progress(done, total)
 
+    def _stays(self, held: Held) -> bool:
+        return held.pool is self._frames.resident or held.extent.kind is Kind.DEVICE
+
     @property
     def is_complete(self) -> bool:
         """Whether all that a pass needs is resident and there."""
         if not self._complete and not self._frames.plan.streams:
-            self._complete = all(held.there for held in self._held if held.pool is self._frames.resident)
+            self._complete = all(held.there for held in self._held if self._stays(held))
         return self._complete
 
     # A pass

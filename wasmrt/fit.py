@@ -1,0 +1,167 @@
+"""fit: how a model is recorded for a device and its budgets, from the header alone."""
+
+import contextlib
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wasmrt.device.choice import Choice, GpuSite
+from wasmrt.device.device import KEPT_NONE, Kept, Uploading
+from wasmrt.errors import BudgetError, ContextFull
+from wasmrt.gguf.reader import Header
+from wasmrt.model.build import Built, build
+from wasmrt.model.stages import cut
+from wasmrt.options import EngineOptions
+from wasmrt.program.fuse import fuse
+from wasmrt.program.record import CHUNK_BYTES
+from wasmrt.store.layers import LayerTable, Stage
+from wasmrt.store.plan import DEFAULT_CONTEXT, KV_SHARE, RESIDENT_CONTEXT, Demand, Plan, Sizes, lowered, make_plan, mib
+from wasmrt.store.source import Source
+
+SPARE = 0.8  # of the memory that is free when a model is opened: what it may take unless told otherwise
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+CHUNK = 256  # tokens of a prompt that pass through the layers together
+LOGIT_BYTES = 8 << 20  # at most this much activation memory for logits
+# A streamed tensor is read in chunks of this share of what a pass reads, so that a ring of some of them costs little.
+CHUNKS_OF_LACK = 128
+LEAST_CHUNK = 1 << 20
+WIDEST_BLOCK = 4096  # of any source, in bytes: stages are cut for it, so that they do not depend on where a file lies
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A model as it is recorded for a budget."""
+
+    built: Built
+    plan: Plan
+    stages: tuple[Stage, ...]  # through which a prompt of several chunks goes
+    kept: Kept  # what its tokens keep between them
+    max_out: int  # rows of logits that a pass gives at most
+    on_gpu: "OnGpu | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnGpu:
+    """What of a model stays on the GPU, and how the device is to be made ready for it."""
+
+    table: LayerTable
+    resident: frozenset[int]  # extents
+    slots: int  # of the ring; 0: nothing passes through it
+    scratch: Mapping[str, int]
+
+    def prepare(self, device: Uploading) -> None:
+        """Between bind() and the first weight."""
+        device.scratch_sizes.update(self.scratch)
+        device.place(self.table, self.resident)
+        if self.slots:
+            device.make_ring(self.slots)
+
+
+async def fit(source: Source, header: Header, choice: Choice, options: EngineOptions, exact: bool = False) -> Fitted:
+    """Plan a model for a device and a budget; if it streams, reads pass by the system's cache from then on. BudgetError.
+
+    exact: the plan's minimum_bytes is the smallest budget that works, for which the model is recorded once more; else one that
+    does.
+    """
+    built = build(header)
+    n_ctx = built.config.n_ctx_train
+    if options.context is not None and options.context > n_ctx:
+        raise ContextFull(f"a context of {options.context} is too long: this model was made for {n_ctx}")
+    budget = options.memory or spare_memory()
+    if choice.gpu:
+        return await _fit_gpu(source, header, choice.gpu, options, budget)
+    max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * built.config.n_vocab)))
+
+    def fitted(built: Built, block: int) -> Fitted:
+        stages, slots = cut(built.programs, Demand(built.table, WIDEST_BLOCK, CHUNK))
+
+        @functools.cache
+        def sizes_of(rows: int) -> Sizes:
+            return choice.sizes(built.programs, CHUNK, max_out, Kept(rows, slots) if rows else KEPT_NONE)
+
+        arguments = built.table, sizes_of, budget, options.context, n_ctx
+        plan = make_plan(*arguments, policy=options.policy, block=block, chunk=CHUNK)
+        return Fitted(built, plan, stages, Kept(plan.kept_rows, slots) if plan.kept_rows else KEPT_NONE, max_out)
+
+    # A budget that holds not even an op's weights in large chunks may hold smaller ones.
+    try:
+        made = fitted(built, block=1)
+    except BudgetError:
+        made = fitted(build(header, LEAST_CHUNK), block=1)
+    if made.plan.streams:
+        await source.bypass_cache()
+        least = fitted(build(header, LEAST_CHUNK), block=1).plan.minimum_bytes if exact else made.plan.minimum_bytes
+        chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, made.plan.bytes_bound // CHUNKS_OF_LACK))
+        if chunk_bytes < CHUNK_BYTES:
+            built = build(header, chunk_bytes)
+        with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
+            made = fitted(built, source.block)
+        made = replace(made, plan=replace(made.plan, minimum_bytes=least))
+    return made
+
+
+async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: EngineOptions, budget: int) -> Fitted:
+    """The same for a GPU, which has a budget of its own: what does not fit there is copied to it for each pass."""
+    from wasmrt.device import gpu_plan
+
+    config = build(header).config
+    max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * config.n_vocab)))
+    whole = build(header, fused=functools.partial(fuse, whole=True))
+    wanted = options.context or min(config.n_ctx_train, DEFAULT_CONTEXT)
+
+    def model(built: Built, kept: Kept = KEPT_NONE) -> gpu_plan.Model:
+        return gpu_plan.Model(built.programs, built.table, CHUNK, max_out, kept, site.adapter, site.f16_cache)
+
+    def everything(context: int) -> bool:
+        _, ledger = gpu_plan.everything(model(whole), context)
+        return site.budget is None or ledger.total_bytes <= site.budget
+
+    notes: tuple[str, ...] = ()
+    context = wanted
+    if options.context is None:
+        context = lowered(wanted, min(wanted, RESIDENT_CONTEXT), everything)
+    kept = KEPT_NONE
+    stages: tuple[Stage, ...] = ()
+    built = whole
+    if everything(context):
+        found = gpu_plan.plan_gpu(model(whole), context, site.budget)
+    else:
+        assert site.budget is not None
+        chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, (whole.table.touched_bytes - site.budget) // CHUNKS_OF_LACK))
+        built = build(header, chunk_bytes, functools.partial(fuse, whole=False))
+        stages, slots = cut(built.programs, Demand(built.table, WIDEST_BLOCK, CHUNK))
+        if options.context is None:
+            share = site.budget // KV_SHARE
+            context = lowered(wanted, min(wanted, RESIDENT_CONTEXT), lambda n: gpu_plan.kv_bytes(model(built), n) <= share)
+        kept = Kept(context, slots) if context > CHUNK else KEPT_NONE
+        try:
+            found = gpu_plan.plan_gpu(model(built, kept), context, site.budget)
+        except BudgetError:
+            kept = KEPT_NONE
+            found = gpu_plan.plan_gpu(model(built), context, site.budget)
+    if context < wanted:
+        budget_is = f"a GPU memory budget of {mib(site.budget or 0)}"
+        notes = (f"the context is {context} positions, not {wanted}: more do not fit {budget_is}",)
+    table = replace(built.table, device=found.resident)
+    arguments = table, lambda _: Sizes((), (), ()), budget, context, config.n_ctx_train
+    plan = make_plan(*arguments, policy=options.policy, chunk=CHUNK)
+    if plan.streams:
+        await source.bypass_cache()
+        with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
+            plan = make_plan(*arguments, policy=options.policy, block=source.block, chunk=CHUNK)
+    kept_rows = kept.rows if plan.kept_rows or not plan.streams else 0
+    plan = replace(plan, gpu=found.ledger, kept_rows=kept_rows, notes=(*notes, *plan.notes))
+    on_gpu = OnGpu(table, found.resident, found.slots, found.scratch)
+    return Fitted(replace(built, table=table), plan, tuple(stages), kept if kept_rows else KEPT_NONE, max_out, on_gpu)
+
+
+def spare_memory() -> int:
+    """The budget of who names none: a share of what is free, also of what a Linux container may still take."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+        limit = int((CONTROL_GROUP / "memory.max").read_text())
+        free = min(free, limit - int((CONTROL_GROUP / "memory.current").read_text()))
+    return max(0, int(free * SPARE))
