@@ -30,7 +30,8 @@ struct Params { units: u32, n_units: u32 }
 
 @compute @workgroup_size(64)
 fn main(
-    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) tid: u32,
 ) {
     let t = group_index(group, groups) * 64u + tid;
     if (t >= params.n_units) { return; }
