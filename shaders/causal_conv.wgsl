@@ -22,7 +22,10 @@ fn past(p: u32, i: u32) -> f32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) tid: u32
+) {
     let n_tokens = n_rows(0u);
     for (var i = group.x * WG + tid; i < params.n; i += groups.x * WG) {
         if ((PARTS & 1u) != 0u) {

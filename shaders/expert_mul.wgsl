@@ -11,7 +11,10 @@ struct Params { n: u32, n_used: u32 }
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) tid: u32
+) {
     for (var p = group.y; p < n_rows(0u) * params.n_used; p += groups.y) {
         let scale = w[experts[p]];
         for (var i = group.x * WG + tid; i < params.n; i += groups.x * WG) {

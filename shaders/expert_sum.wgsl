@@ -10,7 +10,10 @@ struct Params { n: u32, n_used: u32 }
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) tid: u32
+) {
     for (var t = group.y; t < n_rows(0u); t += groups.y) {
         let first = t * params.n_used;
         for (var i = group.x * WG + tid; i < params.n; i += groups.x * WG) {

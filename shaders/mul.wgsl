@@ -26,7 +26,10 @@ fn y_at(at: u32, column: u32) -> f32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) tid: u32
+) {
     for (var t = group.y; t < n_rows(params.are_out); t += groups.y) {
         for (var i = group.x * WG + tid; i < params.n; i += groups.x * WG) {
             let at = t * params.n + i;

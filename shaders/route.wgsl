@@ -1,6 +1,7 @@
 // route: the n_used experts of each token with the largest logits, best first (ties: the lower id), and their probabilities,
 // scaled to add to 1. What softmax divides by falls out of that: the weights are exp(logit - largest), divided by their sum.
-//   logits: f32 (T, n) as bits; experts: u32 (T, n_used), weights: f32 (T, n_used); 1 <= n_used <= n, any n. One workgroup a token.
+//   logits: f32 (T, n) as bits; experts: u32 (T, n_used), weights: f32 (T, n_used); 1 <= n_used <= n, any n. One workgroup a
+//   token.
 //   Each round looks for the first of those that come after the one found before. Logits are ordered by a number made of their
 //   bits: so even NaN has its place, and what is chosen are n_used different experts, whatever the logits are.
 //   Meaning: device/reference.py route. Twin: device/c/route.c.
@@ -55,7 +56,10 @@ fn first_of_group(tid: u32, mine: Found) -> Found {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) tid: u32
+) {
     let t = group_index(group, groups);
     if (t >= n_rows(0u)) { return; }
     var last = Found(0u, 0u);
@@ -77,5 +81,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             weights[t * params.n_used + k] = e;
         }
     }
-    for (var k = tid; k < params.n_used; k += WG) { weights[t * params.n_used + k] /= total; }  // each thread what it wrote itself
+    // Each thread what it wrote itself.
+    for (var k = tid; k < params.n_used; k += WG) { weights[t * params.n_used + k] /= total; }
 }
