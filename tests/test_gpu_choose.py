@@ -15,7 +15,8 @@ from wasmrt.device.device import Candidates
 from wasmrt.device.gpu_choose import Chooser, Outcome, outcome
 from wasmrt.device.gpu_host import Shaders, Use, bindings_of
 from wasmrt.errors import DeviceError
-from wasmrt.sampling import SamplerOptions, sample
+from wasmrt.options import SamplerOptions
+from wasmrt.sampling import sample
 
 SEEDS = st.integers(0, 2**32 - 1)
 # Fewer than a workgroup, a group for each, some in a group; where groups are uneven; two vocabularies.

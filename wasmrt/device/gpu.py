@@ -103,7 +103,7 @@ class GpuDevice:
         self._chooser = Chooser(self.host, self.shaders, n_vocab) if n_vocab else None
         self._chained, self._uniforms = self._new(CHAIN_BYTES), self._new(4 * MOST_CHAINED)
         self._staging = self.host.buffer(CHAIN_BYTES, Use.READ)
-        self._chains_by: tuple[SamplerOptions, tuple[Dispatch, ...]] | None = None
+        self._ends: dict[bool, tuple[Dispatch, ...]] = {}  # of greedy passes in a chain, and of others
         self.context = 1 << 31
         self._regions = Regions(self.host, self.dummy)
         self._ring = Ring(self.host, self.dummy)
@@ -456,14 +456,15 @@ class GpuDevice:
         """What ends each pass of a chain."""
         assert self._chooser is not None
         greedy = options.temperature == 0
-        # Two generations that take turns would each write their own params into these: kept are the latest.
-        if self._chains_by is None or self._chains_by[0] != options:
+        if greedy not in self._ends:
             result = head.program.result
             logits = self._slots[result.index], 0, 4 * result.width
             where = logits, (self._state, 0, STATE_BYTES), self.tokens(), self._chained
-            made = self._chooser.greedy(*where) if greedy else self._chooser.sampled(*where, self._uniforms, options)
-            self._chains_by = options, made
-        return self._chains_by[1]
+            draws = self._chooser.sampled
+            self._ends[greedy] = self._chooser.greedy(*where) if greedy else draws(*where, self._uniforms, options)
+        elif not greedy:
+            self._chooser.draw_by(options)
+        return self._ends[greedy]
 
     async def _reading(self, waiting: Awaitable[T]) -> T:
         try:
@@ -501,7 +502,8 @@ class GpuDevice:
         return self._small.put(data)
 
     def slot(self, operand: Operand, row: int) -> Range:
-        rows = (self.max_out if operand.rows == "out" else self.max_tokens)
+        most = max(self._kept.rows, self.max_tokens) - row
+        rows = self.max_out if operand.rows == "out" else min(most, self.max_tokens)
         n_bytes = 4 * operand.width
         return self._slots[operand.index], row * n_bytes, rows * n_bytes
 

@@ -63,6 +63,7 @@ class Chooser:
         self._recent = self._storage(4 * RECENT)
         self._found = self._storage(4 * PAIRS_AT + 8 * n_vocab)
         self._rows: dict[tuple[int, int], tuple[Any, _Row]] = {}
+        self._drawn: _Row | None = None  # the row that chains draw from
         self._staging: Any = None
         self._staging_bytes = 0
 
@@ -216,14 +217,18 @@ class Chooser:
         chain ends undecided where float32 or the 64 likeliest do not tell which. The outcome's undecided token is then to be
         drawn from `candidates` of this row.
         """
-        if not can_draw(options):
-            raise ValueError(f"no chain of passes draws by {options}")
-        row = self._bind(logits)
-        shape = FEW + 1, 0, options.temperature, options.top_k, options.top_p, options.min_p
-        self._write_params(row, *shape)
+        row = self._drawn = self._bind(logits)
+        self.draw_by(options)
         ranges = self._found, state, tokens, chain, uniforms
         last = self._dispatch(("found", "chain", "sample"), WG, row.params, *ranges)
         return row.maxima, row.threshold, row.survivors, last
+
+    def draw_by(self, options: SamplerOptions) -> None:
+        """From the next submit on, what `sampled` gave last draws by these."""
+        if not can_draw(options) or self._drawn is None:
+            raise ValueError(f"no chain of passes draws by {options}")
+        shape = FEW + 1, 0, options.temperature, options.top_k, options.top_p, options.min_p
+        self._write_params(self._drawn, *shape)
 
     def begin(self, chain: Range) -> None:
         """Nothing chosen yet."""
