@@ -17,7 +17,7 @@ from wasmrt.device import gpu_attention, gpu_matmul, gpu_small
 from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, check_formats, check_rows, out_row
 from wasmrt.device.gpu_choose import Chooser, can_draw, outcome
 from wasmrt.device.gpu_host import Dispatch, GpuHost, Limits, Range, Shaders, Use
-from wasmrt.device.gpu_ring import Load, Piece, Ring
+from wasmrt.device.gpu_ring import Load, Piece, Ring, SlotBytes
 from wasmrt.device.gpu_steps import NARROW, Lower, Pass, Span, Step
 from wasmrt.device.gpu_weights import Group, Part, Placement, Regions, Uploader, groups_of, padded
 from wasmrt.errors import DeviceError, UnsupportedError
@@ -170,7 +170,7 @@ class GpuDevice:
 
     def make_ring(self, n_slots: int | None = None) -> None:
         """Make the ring, for whatever does not stay on the GPU."""
-        self._ring.make(*self.largest_load(), n_slots)
+        self._ring.make(self.largest_load(), n_slots)
 
     # Passes
 
@@ -314,15 +314,14 @@ class GpuDevice:
         piece = Piece(b"".join(rows), n_bytes * n_rows, group, 0, n_rows)
         return Load(((group, 0, n_rows),), (piece,), (n_rows,))
 
-    def largest_load(self) -> tuple[int, int]:
-        """Raw bytes and bytes of a slot that holds any load."""
-        raw = n_bytes = 0
+    def largest_load(self) -> SlotBytes:
+        """Of a slot that holds any load."""
+        loads = [SlotBytes()]
         for segment in self._segments:
             for op, groups in zip(segment.bound.program.ops, segment.groups, strict=True):
                 missing = [group for group in groups if not self._regions.has(segment.index, group)]
-                one_raw, one = load_bytes(op, missing, self.max_tokens)
-                raw, n_bytes = max(raw, one_raw), max(n_bytes, one)
-        return raw, n_bytes
+                loads.append(load_bytes(op, missing, self.max_tokens))
+        return SlotBytes(*map(max, zip(*loads, strict=True)))
 
     def _lowered(self, segment: Segment, at: int, placement: Placement, where: tuple[int, ...]) -> list[Ready]:
         """An op's dispatches, made when they are first wanted for this place of its weights."""
@@ -603,20 +602,18 @@ def embedded_rows(programs: Sequence[Program]) -> Iterator[int]:
                 yield program.weights[op.ins[0].index].shape[1]
 
 
-def load_bytes(op: Op, missing: Sequence[Group], max_tokens: int) -> tuple[int, int]:
-    """The most that an op brings through the ring at once: raw bytes, and laid out."""
-    raw = n_bytes = 0
+def load_bytes(op: Op, missing: Sequence[Group], max_tokens: int) -> SlotBytes:
+    """The most that an op brings through the ring at once."""
+    raw = laid_out = 0
     for group in missing:
         if op.kernel == "embed":
-            raw += padded(max(max_tokens, NARROW) * group.file_row_bytes)
-            n_bytes += group.bytes_of(max(max_tokens, NARROW))
-        elif group.is_expert:
-            raw += padded(group.file_row_bytes * group.parts[0].n_rows)
-            n_bytes += group.bytes_of(group.parts[0].n_rows)
+            n_rows = max(max_tokens, NARROW)
         else:
-            raw += sum(padded(group.file_row_bytes * part.n_rows) for part in group.parts)
-            n_bytes += group.bytes_of(group.n_rows)
-    return raw, n_bytes
+            n_rows = group.parts[0].n_rows if group.is_expert else group.n_rows
+        parts = [n_rows] if op.kernel == "embed" or group.is_expert else [part.n_rows for part in group.parts]
+        raw += sum(padded(group.file_row_bytes * n) for n in parts)
+        laid_out += group.bytes_of(n_rows)
+    return SlotBytes(raw, laid_out, sum(group.f32_bytes for group in missing))
 
 
 def all_finite(data: memoryview) -> bool:

@@ -144,16 +144,16 @@ def plan_gpu(model: Model, context: int, budget: int | None) -> Found:
         return Found(frozenset(range(len(extents))), ledger.within(budget, 0), 0, device.scratch_sizes)
     # What passes through the ring needs it as large as the largest of all; kernels are the same wherever weights lie.
     empty, _ = counted(model, context, frozenset())
-    raw, laid_out = empty.largest_load()
-    slots = most_slots(raw, laid_out)
+    largest = empty.largest_load()
+    slots, slot_bytes = most_slots(largest), sum(map(aligned4, largest))
     fixed = ledger.total_bytes - ledger.weight_bytes + RING_PARAMS_BYTES
-    while slots > LEAST_SLOTS and fixed + slots * (raw + laid_out) > budget:
+    while slots > LEAST_SLOTS and fixed + slots * slot_bytes > budget:
         slots -= 1
-    room = budget - fixed - slots * (raw + laid_out)
+    room = budget - fixed - slots * slot_bytes
     if room < 0:
         raise BudgetError(
             f"a GPU memory budget of {budget} bytes is too small: with a context of {context} this model needs "
-            f"{mib(fixed + LEAST_SLOTS * (raw + laid_out))} ({mib(ledger.kv_bytes)} key/value cache), and "
+            f"{mib(fixed + LEAST_SLOTS * slot_bytes)} ({mib(ledger.kv_bytes)} key/value cache), and "
             f"{mib(ledger.total_bytes)} to keep all of it there; raise --gpu-memory, lower --context, or use --device cpu"
         )
     together = units(model, device)
@@ -164,4 +164,4 @@ def plan_gpu(model: Model, context: int, budget: int | None) -> Found:
     resident = frozenset(e for i in chosen for e in together[i])
     weights = sum(sizes[i] for i in chosen)
     streaming = replace(ledger, weight_bytes=weights, activation_bytes=ledger.activation_bytes + RING_PARAMS_BYTES)
-    return Found(resident, streaming.within(budget, slots * (raw + laid_out)), slots, device.scratch_sizes)
+    return Found(resident, streaming.within(budget, slots * slot_bytes), slots, device.scratch_sizes)

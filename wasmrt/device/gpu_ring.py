@@ -6,7 +6,7 @@ are, what reads them is submitted before the first is filled again, and the queu
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from wasmrt.device.gpu_host import GpuHost, Range
 from wasmrt.device.gpu_steps import Step
@@ -35,13 +35,13 @@ class Load:
     pieces: tuple[Piece, ...]
     name: tuple[int, ...] = ()  # tells loads of one op apart
 
-    @property
-    def raw_bytes(self) -> int:
-        return sum(padded(piece.n_bytes) for piece in self.pieces)
 
-    @property
-    def n_bytes(self) -> int:
-        return sum(group.bytes_of(n_rows) for group, _, n_rows in self.rows)
+class SlotBytes(NamedTuple):
+    """Of the buffers of a slot."""
+
+    raw: int = 0
+    laid_out: int = 0
+    f32: int = 0  # of vectors in other formats
 
 
 class Ring:
@@ -50,13 +50,14 @@ class Ring:
     def __init__(self, host: GpuHost, dummy: Range) -> None:
         self._host, self._dummy = host, dummy
         self._uploader = Uploader(host)
-        self._slots: list[tuple[Any, Any]] = []  # raw, laid out
+        self._slots: list[tuple[Any, Any, Any]] = []  # raw, laid out, f32
         self._used = 0
 
-    def make(self, raw_bytes: int, n_bytes: int, n_slots: int | None = None) -> None:
+    def make(self, sizes: SlotBytes, n_slots: int | None = None) -> None:
         """Slots for loads of at most these sizes; None: as many as help."""
-        for _ in range(n_slots or most_slots(raw_bytes, n_bytes)):
-            self._slots.append((self._host.buffer(raw_bytes), self._host.buffer(n_bytes)))
+        for _ in range(n_slots or most_slots(sizes)):
+            raw, laid_out, f32 = (self._host.buffer(n_bytes) for n_bytes in sizes)
+            self._slots.append((raw, laid_out, f32))
 
     @property
     def is_made(self) -> bool:
@@ -79,11 +80,13 @@ class Ring:
 
     def placement(self, slot: int, load: Load) -> Placement:
         """Where a load's rows are."""
-        found, at = {}, 0
+        found, at, f32_at = {}, 0, 0
         for group, first, n_rows in load.rows:
-            region = region_in(self._slots[slot][1], at, group, n_rows, self._dummy)
+            f32 = self._slots[slot][2], f32_at, group.f32_bytes
+            region = region_in(self._slots[slot][1], at, group, n_rows, self._dummy, f32)
             found[group.operands] = (Placed(first, n_rows, 0, region),)
             at += group.bytes_of(n_rows)
+            f32_at += group.f32_bytes
         return found
 
     def steps(self, slot: int, load: Load, placement: Placement) -> Iterator[Step]:
@@ -96,5 +99,5 @@ class Ring:
             at += padded(piece.n_bytes)
 
 
-def most_slots(raw_bytes: int, n_bytes: int) -> int:
-    return max(2, min(MOST_SLOTS, RING_BYTES // max(1, raw_bytes + n_bytes)))
+def most_slots(sizes: SlotBytes) -> int:
+    return max(2, min(MOST_SLOTS, RING_BYTES // max(1, sum(sizes))))

@@ -45,14 +45,18 @@ class Group:
     is_expert: bool
 
     @property
-    def row_bytes(self) -> tuple[int, int, int]:
-        """Of the two streams of its layout, and of a vector in another format the f32 that it becomes."""
-        f32 = unit_bytes(self.n) if self.is_vector and self.layout.name != "F32" else 0
-        return self.layout.a_row_bytes(self.n), self.layout.b_row_bytes(self.n), f32
+    def row_bytes(self) -> tuple[int, int]:
+        """Of the two streams of its layout."""
+        return self.layout.a_row_bytes(self.n), self.layout.b_row_bytes(self.n)
 
     def bytes_of(self, n_rows: int) -> int:
         """Of a buffer with so many of its rows."""
         return sum(padded(n_bytes * n_rows) for n_bytes in self.row_bytes)
+
+    @property
+    def f32_bytes(self) -> int:
+        """Of what a vector in another format becomes, in a buffer of its own: none is read and written by one dispatch."""
+        return padded(unit_bytes(self.n) * self.n_rows) if self.is_vector and self.layout.name != "F32" else 0
 
 
 def padded(n_bytes: int) -> int:
@@ -110,15 +114,12 @@ class Region:
         return self.f32 or self.a
 
 
-def region_in(buffer: Any, at: int, group: Group, n_rows: int, dummy: Range) -> Region:
-    """A region for n_rows of a group's rows, from byte `at` of a buffer on."""
-    ranges: list[Range | None] = []
-    for row in group.row_bytes:
-        ranges.append((buffer, at, row * n_rows) if row else None)
-        at += padded(row * n_rows)
-    a, b, f32 = ranges
-    assert a is not None
-    return Region(group.layout, group.n, n_rows, a, b or dummy, f32, group.is_vector)
+def region_in(buffer: Any, at: int, group: Group, n_rows: int, dummy: Range, f32: Range | None) -> Region:
+    """A region for n_rows of a group's rows, from byte `at` of a buffer on. f32: for what a vector becomes."""
+    a_bytes, b_bytes = (row * n_rows for row in group.row_bytes)
+    a = buffer, at, a_bytes
+    b = (buffer, at + padded(a_bytes), b_bytes) if b_bytes else dummy
+    return Region(group.layout, group.n, n_rows, a, b, f32 if group.f32_bytes else None, group.is_vector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +230,9 @@ class Regions:
     def _new(self, group: Group, extents: Sequence[int]) -> tuple[Placed, ...]:
         placed = []
         for first, n_rows in split_rows(group, self._host.limits):
-            buffer = self._host.buffer(group.bytes_of(n_rows))
-            region = region_in(buffer, 0, group, n_rows, self._dummy)
+            buffer, f32_bytes = self._host.buffer(group.bytes_of(n_rows)), group.f32_bytes
+            f32 = (self._host.buffer(f32_bytes), 0, f32_bytes) if f32_bytes else None
+            region = region_in(buffer, 0, group, n_rows, self._dummy, f32)
             placed.append(Placed(first, n_rows, 0, region))
             for part, extent in zip(group.parts, extents, strict=True):
                 if first <= part.first < first + n_rows:
@@ -244,8 +246,9 @@ class Regions:
         return tuple(self._extent_at[segment, part.entry] for part in group.parts)
 
     def bytes_of(self, extents: Sequence[int]) -> int:
-        buffers = {id(region.a[0]): region.a[0] for i in extents for region, _, _ in self._rows_at.get(i, ())}
-        return sum(buffer.size for buffer in buffers.values())
+        regions = [region for i in extents for region, _, _ in self._rows_at.get(i, ())]
+        buffers = {id(r[0]): r[0].size for region in regions for r in (region.a, region.f32) if r}
+        return sum(buffers.values())
 
     def placed(self, segment: int, groups: Sequence[Group]) -> Placement:
         return {group.operands: self._placed[segment, group] for group in groups if (segment, group) in self._placed}
