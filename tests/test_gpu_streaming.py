@@ -27,7 +27,7 @@ def paths(tmp_path_factory):
 def smallest(path, **options):
     """The budget that a refusal asks for, rounded up to a tenth of a MiB by its message."""
     with pytest.raises(BudgetError, match="GPU memory budget") as refused:
-        wasmrt.load(path, device="gpu", gpu_memory=1, **options)
+        wasmrt.load(path, **{"device": "gpu", "gpu_memory": 1, **options})
     return int(float(str(refused.value).split("this model needs ")[1].split(" MiB")[0]) * 2**20)
 
 

@@ -81,12 +81,13 @@ async def open(
             machine.compile(built.programs, CHUNK, max_out, fitted.kept)
             bounds = [machine.bind(program, plan.context) for program in built.programs]
             tables = [bound.table for bound in bounds]
-            if fitted.on_gpu and isinstance(machine, Uploading):
-                fitted.on_gpu.prepare(machine)
-            upload = machine.upload if isinstance(machine, Uploading) else None
+            upload = None
+            if isinstance(machine, Uploading):
+                machine.settle(built.table, fitted.gpus)
+                upload = machine.upload
             store = LayerStore(source, built.table, store_memory, tables, plan, prefetch, upload=upload)
             try:
-                if fitted.on_gpu or not plan.streams:
+                if fitted.gpus or not plan.streams:
                     await store.load(progress)
                 else:  # the first pass reads everything anyway, and computes meanwhile
                     store.progress = progress

@@ -2,12 +2,12 @@
 
 import contextlib
 import functools
-from collections.abc import Mapping
+import operator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wasmrt.device.choice import Choice, GpuSite
-from wasmrt.device.device import KEPT_NONE, Kept, Uploading
+from wasmrt.device.device import KEPT_NONE, Kept
 from wasmrt.errors import BudgetError, ContextFull
 from wasmrt.gguf.reader import Header
 from wasmrt.model.build import Built, build
@@ -15,8 +15,19 @@ from wasmrt.model.stages import cut
 from wasmrt.options import EngineOptions
 from wasmrt.program.fuse import fuse
 from wasmrt.program.record import CHUNK_BYTES
-from wasmrt.store.layers import LayerTable, Stage
-from wasmrt.store.plan import DEFAULT_CONTEXT, KV_SHARE, RESIDENT_CONTEXT, Demand, Plan, Sizes, lowered, make_plan, mib
+from wasmrt.store.layers import Stage
+from wasmrt.store.plan import (
+    DEFAULT_CONTEXT,
+    KV_SHARE,
+    RESIDENT_CONTEXT,
+    Demand,
+    OnGpu,
+    Plan,
+    Sizes,
+    lowered,
+    make_plan,
+    mib,
+)
 from wasmrt.store.source import Source
 
 SPARE = 0.8  # of the memory that is free when a model is opened: what it may take unless told otherwise
@@ -38,24 +49,7 @@ class Fitted:
     stages: tuple[Stage, ...]  # through which a prompt of several chunks goes
     kept: Kept  # what its tokens keep between them
     max_out: int  # rows of logits that a pass gives at most
-    on_gpu: "OnGpu | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class OnGpu:
-    """What of a model stays on the GPU, and how the device is to be made ready for it."""
-
-    table: LayerTable
-    resident: frozenset[int]  # extents
-    slots: int  # of the ring; 0: nothing passes through it
-    scratch: Mapping[str, int]
-
-    def prepare(self, device: Uploading) -> None:
-        """Between bind() and the first weight."""
-        device.scratch_sizes.update(self.scratch)
-        device.place(self.table, self.resident)
-        if self.slots:
-            device.make_ring(self.slots)
+    gpus: tuple[OnGpu, ...] = ()  # what stays on each, of the segments that are its own
 
 
 async def fit(source: Source, header: Header, choice: Choice, options: EngineOptions, exact: bool = False) -> Fitted:
@@ -102,48 +96,52 @@ async def fit(source: Source, header: Header, choice: Choice, options: EngineOpt
 
 
 async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: EngineOptions, budget: int) -> Fitted:
-    """The same for a GPU, which has a budget of its own: what does not fit there is copied to it for each pass."""
+    """The same for GPUs, which have budgets of their own: what does not fit there is copied to them for each pass."""
     from wasmrt.device import gpu_plan
 
-    config = build(header).config
-    max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * config.n_vocab)))
     whole = build(header, fused=functools.partial(fuse, whole=True))
+    config = whole.config
+    max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * config.n_vocab)))
     wanted = options.context or min(config.n_ctx_train, DEFAULT_CONTEXT)
 
-    def model(built: Built, kept: Kept = KEPT_NONE) -> gpu_plan.Model:
-        return gpu_plan.Model(built.programs, built.table, CHUNK, max_out, kept, site.adapter, site.f16_cache)
+    def models(built: Built, kept: Kept = KEPT_NONE) -> list[gpu_plan.Model]:
+        """Of each GPU's segments."""
+        return [
+            gpu_plan.Model(
+                built.programs[part.start : part.stop], built.table.part(part), CHUNK, max_out, kept, adapter, site.f16_cache
+            )
+            for adapter, part in zip(site.adapters, site.parts(built.table), strict=True)
+        ]
 
-    def everything(context: int) -> bool:
-        _, ledger = gpu_plan.everything(model(whole), context)
-        return site.budget is None or ledger.total_bytes <= site.budget
+    def all_there(context: int) -> bool:
+        return site.budget is None or all(
+            gpu_plan.everything(model, context)[1].total_bytes <= site.budget for model in models(whole)
+        )
 
-    notes: tuple[str, ...] = ()
-    context = wanted
-    if options.context is None:
-        context = lowered(wanted, min(wanted, RESIDENT_CONTEXT), everything)
-    kept = KEPT_NONE
-    stages: tuple[Stage, ...] = ()
-    built = whole
-    if everything(context):
-        found = gpu_plan.plan_gpu(model(whole), context, site.budget)
+    context = wanted if options.context else lowered(wanted, min(wanted, RESIDENT_CONTEXT), all_there)
+    kept, built, stages = KEPT_NONE, whole, tuple[Stage, ...]()
+    if all_there(context):
+        gpus = [gpu_plan.plan_gpu(model, context, site.budget) for model in models(whole)]
     else:
         assert site.budget is not None
-        chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, (whole.table.touched_bytes - site.budget) // CHUNKS_OF_LACK))
-        built = build(header, chunk_bytes, functools.partial(fuse, whole=False))
+        lack = whole.table.touched_bytes - site.budget * len(site.adapters)
+        built = build(header, min(CHUNK_BYTES, max(LEAST_CHUNK, lack // CHUNKS_OF_LACK)), functools.partial(fuse, whole=False))
         stages, slots = cut(built.programs, Demand(built.table, WIDEST_BLOCK, CHUNK))
-        if options.context is None:
+        if not options.context:
             share = site.budget // KV_SHARE
-            context = lowered(wanted, min(wanted, RESIDENT_CONTEXT), lambda n: gpu_plan.kv_bytes(model(built), n) <= share)
+            least = min(wanted, RESIDENT_CONTEXT)
+            context = lowered(wanted, least, lambda n: all(gpu_plan.kv_bytes(m, n) <= share for m in models(built)))
         kept = Kept(context, slots) if context > CHUNK else KEPT_NONE
         try:
-            found = gpu_plan.plan_gpu(model(built, kept), context, site.budget)
-        except BudgetError:
+            gpus = [gpu_plan.plan_gpu(model, context, site.budget) for model in models(built, kept)]
+        except BudgetError:  # then each chunk of a prompt passes over the weights by itself
             kept = KEPT_NONE
-            found = gpu_plan.plan_gpu(model(built), context, site.budget)
+            gpus = [gpu_plan.plan_gpu(model, context, site.budget) for model in models(built)]
+    notes: tuple[str, ...] = ()
     if context < wanted:
         budget_is = f"a GPU memory budget of {mib(site.budget or 0)}"
         notes = (f"the context is {context} positions, not {wanted}: more do not fit {budget_is}",)
-    table = replace(built.table, device=found.resident)
+    table = replace(built.table, device=site.resident(built.table, gpus))
     arguments = table, lambda _: Sizes((), (), ()), budget, context, config.n_ctx_train
     plan = make_plan(*arguments, policy=options.policy, chunk=CHUNK)
     if plan.streams:
@@ -151,9 +149,10 @@ async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: Engin
         with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
             plan = make_plan(*arguments, policy=options.policy, block=source.block, chunk=CHUNK)
     kept_rows = kept.rows if plan.kept_rows or not plan.streams else 0
-    plan = replace(plan, gpu=found.ledger, kept_rows=kept_rows, notes=(*notes, *plan.notes))
-    on_gpu = OnGpu(table, found.resident, found.slots, found.scratch)
-    return Fitted(replace(built, table=table), plan, tuple(stages), kept if kept_rows else KEPT_NONE, max_out, on_gpu)
+    ledger = functools.reduce(operator.add, (one.ledger for one in gpus))
+    plan = replace(plan, gpu=ledger, kept_rows=kept_rows, notes=(*notes, *plan.notes))
+    kept = kept if kept_rows else KEPT_NONE
+    return Fitted(replace(built, table=table), plan, stages, kept, max_out, tuple(gpus))
 
 
 def spare_memory() -> int:

@@ -1,6 +1,7 @@
 """Which device computes: from what was asked for to how it is made. A device's libraries are imported only if it is chosen."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from wasmrt.device.gpu_host import Adapter
 from wasmrt.errors import DeviceError, UnsupportedError
 from wasmrt.options import EngineOptions
 from wasmrt.program.ops import Program
+from wasmrt.store.layers import LayerTable, shares
 from wasmrt.store.memory import HostMemory, Memory
-from wasmrt.store.plan import Sizes
+from wasmrt.store.plan import OnGpu, Sizes
 
 log = logging.getLogger("wasmrt")
 
@@ -30,11 +32,31 @@ class SizesOf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GpuSite:
-    """A GPU that is to be planned for."""
+    """GPUs that are to be planned for, in the order in which they compute."""
 
-    adapter: Adapter
+    adapters: tuple[Adapter, ...]
     f16_cache: bool
-    budget: int | None
+    budget: int | None  # of each
+
+    def parts(self, table: LayerTable) -> list[range]:
+        """The segments of each."""
+        return self.shares([sum(entry.n_bytes for entry in segment.entries) for segment in table.segments])
+
+    def shares(self, sizes: Sequence[int]) -> list[range]:
+        try:
+            return shares(sizes, [self.budget] * len(self.adapters))
+        except ValueError as error:
+            raise DeviceError(f"this model is too small for {len(self.adapters)} GPUs ({error}); name fewer") from error
+
+    def resident(self, table: LayerTable, homes: Sequence[OnGpu]) -> frozenset[int]:
+        """The extents of a table that stay on GPUs: on each that has a segment which reads them."""
+        stays: set[int] = set()
+        leaves: set[int] = set()
+        index = {extent.offset: i for i, extent in enumerate(table.extents)}
+        for segments, one in zip(self.parts(table), homes, strict=True):
+            for i, extent in enumerate(table.part(segments).extents):
+                (stays if i in one.resident else leaves).add(index[extent.offset])
+        return frozenset(stays - leaves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +75,18 @@ def choose(options: EngineOptions) -> Choice:
     Raises DeviceError for a name that is none, and where a library that the device needs is missing.
     """
     name, _, build = options.device.partition(":")
-    if name not in DEVICES or (build and (name != "cpu" or build not in CPU_BUILDS)):
-        there_is = f"{', '.join(DEVICES)}, or a build of the cpu device: {', '.join(f'cpu:{b}' for b in CPU_BUILDS)}"
+    known = name in DEVICES and (not build or (name == "cpu" and build in CPU_BUILDS))
+    if not known and not re.fullmatch(r"gpu(:\d+)?(,gpu(:\d+)?)*", options.device):
+        builds = ", ".join(f"cpu:{b}" for b in CPU_BUILDS)
+        there_is = f"{', '.join(DEVICES)}, or a build of the cpu device: {builds}, or GPUs by number: gpu:0, gpu:0,gpu:1"
         raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {there_is}")
-    unused = ["threads"] if name == "gpu" else ["gpu_memory"]
+    unused = ["threads"] if name.startswith("gpu") else ["gpu_memory"]
     if name == "reference":
         unused += ["threads", "kv_type"]
     elif build == "plain":
         unused += ["threads"]
     given = [option for option in unused if getattr(options, option) is not None]
-    chosen = _reference() if name == "reference" else _gpu(options) if name == "gpu" else _cpu(options, build)
+    chosen = _reference() if name == "reference" else _gpu(options) if name.startswith("gpu") else _cpu(options, build)
     if given:
         log.warning("the %s device has no use for: %s", options.device if build else chosen.name, ", ".join(given))
     return chosen
@@ -91,7 +115,7 @@ def _reference() -> Choice:
 def _gpu(options: EngineOptions) -> Choice:
     if sys.platform == "emscripten":
         raise UnsupportedError("the gpu device does not run in a page yet; use device 'reference', which needs numpy")
-    from wasmrt.device import gpu
+    from wasmrt.device import gpu, gpu_split
 
     try:
         from wasmrt.device import gpu_native
@@ -101,16 +125,30 @@ def _gpu(options: EngineOptions) -> Choice:
     there = gpu_native.adapters()
     if not there:
         raise DeviceError("no GPU is reached here by Vulkan, Metal or DX12; install its driver, or use device 'cpu'")
-    adapter, f16_cache = there[0], options.kv_type == "f16"
+    chosen, f16_cache = _adapters(options.device, there), options.kv_type == "f16"
+    site = GpuSite(chosen, f16_cache, options.gpu_memory)
 
     def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes:
         return Sizes((), (), ())  # all of it is on the GPU
 
     def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
         memory = HostMemory(n_bytes)
-        return memory, gpu.GpuDevice(gpu_native.WgpuHost(adapter), memory, f16_cache)
+        devices = [gpu.GpuDevice(gpu_native.WgpuHost(adapter), memory, f16_cache) for adapter in chosen]
+        if len(devices) == 1:
+            return memory, devices[0]
+        return memory, gpu_split.SplitGpu(devices, site.shares([sum(w.n_bytes for w in p.weights) for p in programs]))
 
-    return Choice("gpu", sizes, make, GpuSite(adapter, f16_cache, options.gpu_memory))
+    return Choice("gpu", sizes, make, site)
+
+
+def _adapters(device: str, there: Sequence[Adapter]) -> tuple[Adapter, ...]:
+    """Those that a name such as "gpu", "gpu:1" or "gpu:0,gpu:1" means; the same one may be named twice."""
+    numbers = [name.partition(":")[2] or "0" for name in device.split(",")]
+    for number in numbers:
+        if not number.isdecimal() or int(number) >= len(there):
+            listed = ", ".join(f"gpu:{i} is {adapter.name!r}" for i, adapter in enumerate(there))
+            raise DeviceError(f"there is no GPU number {number!r} for device {device!r}; here {listed}")
+    return tuple(there[int(number)] for number in numbers)
 
 
 def _cpu(options: EngineOptions, build: str) -> Choice:

@@ -12,6 +12,7 @@ from wasmrt.options import SamplerOptions
 from wasmrt.program.ops import Program
 from wasmrt.store.layers import LayerTable
 from wasmrt.store.memory import aligned
+from wasmrt.store.plan import OnGpu
 
 # The formats that every device computes with, by ggml's ids: what one can run, all can.
 _NAMES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
@@ -155,13 +156,8 @@ class Chaining(Protocol):
 class Uploading(Protocol):
     """A device with memory of its own, where weights may stay."""
 
-    scratch_sizes: dict[str, int]  # of what kernels need besides, by name, as they were planned
-
-    def place(self, table: LayerTable, resident: frozenset[int]) -> None:
-        """Make room for the weights that stay there: extents of the table, whose segments are bound by now."""
-
-    def make_ring(self, n_slots: int | None = None) -> None:
-        """Make the slots through which the other weights pass."""
+    def settle(self, table: LayerTable, homes: Sequence[OnGpu]) -> None:
+        """Make room for the weights that stay there, and a ring for the others; all segments of the table are bound by now."""
 
     def upload(self, places: Sequence[tuple[int, int]], data: memoryview) -> None:
         """A weight that stays has come, for these entries (segment, entry); `data` may be reused at once."""

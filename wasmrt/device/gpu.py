@@ -5,6 +5,7 @@ into which it is copied from the store's memory for each pass. A queue is in ord
 what is submitted after it, and by nothing that was submitted before.
 """
 
+import asyncio
 import math
 import struct
 import time
@@ -19,12 +20,14 @@ from wasmrt.device.gpu_choose import Chooser, can_draw, outcome
 from wasmrt.device.gpu_host import Dispatch, GpuHost, Limits, Range, Shaders, Use
 from wasmrt.device.gpu_ring import Load, Piece, Ring, SlotBytes
 from wasmrt.device.gpu_steps import NARROW, Lower, Pass, Span, Step
+from wasmrt.device.gpu_tune import tuning_of
 from wasmrt.device.gpu_weights import Group, Part, Placement, Regions, Uploader, groups_of, padded
 from wasmrt.errors import DeviceError, UnsupportedError
 from wasmrt.options import SamplerOptions
 from wasmrt.program.ops import STATE_SLOTS, Op, Operand, Program, Weight
 from wasmrt.store.layers import LayerTable
 from wasmrt.store.memory import Memory
+from wasmrt.store.plan import OnGpu
 
 T = TypeVar("T")
 
@@ -37,6 +40,10 @@ MOST_CHAINED = 64  # passes
 CHAIN_BYTES = 16 + 4 * MOST_CHAINED
 MOST_IN_FLIGHT = 2  # submits that are not waited for
 NOT_NUMBERS = "the logits hold NaN or infinity: a weight of this file is damaged, or too large for float32"
+
+
+class NotInMemory(DeviceError):
+    """A weight is wanted that has not come: nothing is wrong with the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,7 @@ class GpuDevice:
         self.kernel_seconds = 0.0
         self.submits = self.dispatches = 0  # so far
         self.shaders = Shaders(host)
+        self.tuning = tuning_of(host.adapter)
         self.f16_cache = f16_cache
         self._memory = memory
         self._uploader = Uploader(host)
@@ -129,6 +137,21 @@ class GpuDevice:
         self._regions.place([segment.groups for segment in self._segments], table, resident)
         if resident:
             self.scratch("raw", max(-(-table.extents[i].n_bytes // 4) * 4 for i in resident))
+
+    def settle(self, table: LayerTable, homes: Sequence[OnGpu]) -> None:
+        [mine] = homes
+        self.scratch_sizes.update(mine.scratch)
+        self.place(table, mine.resident)
+        if mine.slots:
+            self.make_ring(mine.slots)
+
+    async def take_stream(self, other: "GpuDevice") -> None:
+        """Copy the residual stream of the pass from another device's slot 0 to ours."""
+        width = next(p.slots[0].width for p in (s.bound.program for s in self._segments) if p.slots)
+        at, n_bytes = 4 * self._row * width if self._kept.rows else 0, 4 * self._pass.n_tokens * width
+        other._flush()
+        data = await other._reading(other.host.read(other._slots[0], at, n_bytes))
+        self.host.write(self._slots[0], at, data)
 
     def joined_extents(self) -> Iterator[tuple[int, ...]]:
         """The extents that an op takes as one matrix, so that they stay on the GPU together or not at all."""
@@ -200,7 +223,7 @@ class GpuDevice:
                 self._flush()  # else with what is asked about the logits
         except BaseException as error:
             self._pending.clear()
-            if isinstance(error, DeviceError):
+            if isinstance(error, DeviceError) and not isinstance(error, NotInMemory):
                 self._failure = self._failure or str(error)
             raise
         return missing or Stop(len(bounds) - 1, ops.stop)
@@ -300,7 +323,7 @@ class GpuDevice:
             weights = bound.program.weights
             name = next(w.name for w in weights if w.first <= part.entry < w.first + w.n_entries)
             where = f"entry {part.entry} of its segment"
-            raise DeviceError(f"tensor {name!r} is not in memory ({where}): load it before this op runs")
+            raise NotInMemory(f"tensor {name!r} is not in memory ({where}): load it before this op runs")
         return self._memory.view(address + offset, n_bytes)
 
     def _rows_of_tokens(self, bound: Bound, group: Group) -> Load:
@@ -449,7 +472,13 @@ class GpuDevice:
         self._chooser.begin(self._chained)
         self.count(one * n)
         self.host.submit(one * n, [(self._chained[0], 0, self._staging, 0, CHAIN_BYTES)])
-        return outcome(await self._reading(self.host.fetch(self._staging, CHAIN_BYTES))).tokens
+        try:
+            return outcome(await self._reading(self.host.fetch(self._staging, CHAIN_BYTES))).tokens
+        except asyncio.CancelledError:
+            # It may be mapped later, and copying to it then would end the process.
+            self.host.free(self._staging)
+            self._staging = self.host.buffer(CHAIN_BYTES, Use.READ)
+            raise
 
     def _choosing(self, head: Bound, options: SamplerOptions) -> tuple[Dispatch, ...]:
         """What ends each pass of a chain."""
@@ -529,6 +558,7 @@ class OpSite:
         self.wide = wide
         self.limits: Limits = device.host.limits
         self.features = device.host.features
+        self.tuning = device.tuning
         self.max_tokens, self.max_out = device.max_tokens, device.max_out
         self.context, self.f16_cache = device.context, device.f16_cache
         self.dummy, self.tokens = device.dummy, device.tokens()

@@ -4,7 +4,7 @@ A GpuDevice on a CountingHost does all that one on a GPU does but compute: the b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wasmrt.device.device import Kept
@@ -14,7 +14,7 @@ from wasmrt.device.gpu_ring import most_slots
 from wasmrt.errors import BudgetError
 from wasmrt.program.ops import Program
 from wasmrt.store.layers import Kind, LayerTable
-from wasmrt.store.plan import GpuLedger, mib
+from wasmrt.store.plan import GpuLedger, OnGpu, mib
 from wasmrt.store.policy import fill, spread
 
 LEAST_SLOTS = 2  # of the ring
@@ -114,16 +114,6 @@ def units(model: Model, device: GpuDevice) -> list[tuple[int, ...]]:
     return [tuple(found[i]) for i in sorted(found)]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A plan for a GPU."""
-
-    resident: frozenset[int]  # the extents that stay there
-    ledger: GpuLedger
-    slots: int = 0  # of the ring; 0: none is needed
-    scratch: Mapping[str, int] = field(default_factory=dict)  # sizes by name
-
-
 def everything(model: Model, context: int) -> tuple[GpuDevice, GpuLedger]:
     """What all of it takes."""
     return counted(model, context, frozenset(range(len(model.table.extents))))
@@ -133,7 +123,7 @@ def kv_bytes(model: Model, context: int) -> int:
     return counted(model, context, frozenset())[1].kv_bytes
 
 
-def plan_gpu(model: Model, context: int, budget: int | None) -> Found:
+def plan_gpu(model: Model, context: int, budget: int | None) -> OnGpu:
     """What stays on the GPU. BudgetError if not even what must be there fits.
 
     budget None: no limit is known, everything stays.
@@ -141,7 +131,7 @@ def plan_gpu(model: Model, context: int, budget: int | None) -> Found:
     extents = model.table.extents
     device, ledger = everything(model, context)
     if budget is None or ledger.total_bytes <= budget:
-        return Found(frozenset(range(len(extents))), ledger.within(budget, 0), 0, device.scratch_sizes)
+        return OnGpu(frozenset(range(len(extents))), ledger.within(budget, 0), 0, device.scratch_sizes)
     # What passes through the ring needs it as large as the largest of all; kernels are the same wherever weights lie.
     empty, _ = counted(model, context, frozenset())
     largest = empty.largest_load()
@@ -164,4 +154,4 @@ def plan_gpu(model: Model, context: int, budget: int | None) -> Found:
     resident = frozenset(e for i in chosen for e in together[i])
     weights = sum(sizes[i] for i in chosen)
     streaming = replace(ledger, weight_bytes=weights, activation_bytes=ledger.activation_bytes + RING_PARAMS_BYTES)
-    return Found(resident, streaming.within(budget, slots * slot_bytes), slots, device.scratch_sizes)
+    return OnGpu(resident, streaming.within(budget, slots * slot_bytes), slots, device.scratch_sizes)

@@ -1,9 +1,10 @@
 """LayerTable: the segments of a pass, and for each the byte ranges of the file that its address table stands for."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ class LayerTable:
     n_rows: int = 0
     device: frozenset[int] = frozenset()  # extents that stay on a GPU
 
+    def part(self, segments: range) -> "LayerTable":
+        """Some consecutive segments as a table of their own, of which nothing is on a GPU; its extents have other numbers."""
+        return replace(self, segments=self.segments[segments.start : segments.stop], device=frozenset())
+
     def ranges(self) -> Iterator[Entry]:
         """Every byte range once, in first-use order; a tied head shares the embedding's."""
         seen: set[int] = set()
@@ -113,3 +118,21 @@ class LayerTable:
         """Weight bytes that one pass touches at most: all but the embedding, of which a pass reads a row a token."""
         rest = LayerTable(self.segments[1:])
         return sum(entry.n_bytes for entry in rest.ranges())
+
+
+def shares(sizes: Sequence[int], budgets: Sequence[int | None]) -> list[range]:
+    """Consecutive segments of these sizes for each of several memories, in proportion to their budgets; None: all alike.
+
+    Each gets one at the least. ValueError for more memories than segments.
+    """
+    if len(budgets) > len(sizes):
+        raise ValueError(f"{len(sizes)} segments cannot be divided among {len(budgets)}")
+    known = [budget or 1 for budget in budgets] if all(budgets) else [1] * len(budgets)
+    starts, lines = [0], [sum(sizes) * line / sum(known) for line in accumulate(known)]
+    for left, line in zip(range(len(budgets) - 1, 0, -1), lines, strict=False):
+        at = starts[-1] + 1
+        # A segment that lies across the line is its who has more than half of it.
+        while at < len(sizes) - left and sum(sizes[:at]) + sizes[at] / 2 <= line:
+            at += 1
+        starts.append(at)
+    return [range(*ends) for ends in pairwise([*starts, len(sizes)])]

@@ -7,8 +7,8 @@ the size of the ring.
 """
 
 import math
-from collections.abc import Callable, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -80,8 +80,21 @@ class GpuLedger:
     def total_bytes(self) -> int:
         return self.weight_bytes + self.kv_bytes + self.state_bytes + self.activation_bytes + self.staging_bytes
 
+    def __add__(self, other: "GpuLedger") -> "GpuLedger":
+        return GpuLedger(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
     def within(self, budget: int | None, staging_bytes: int) -> "GpuLedger":
         return replace(self, budget=budget or 0, staging_bytes=staging_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class OnGpu:
+    """What of a model, or of some of its segments, stays on a GPU."""
+
+    resident: frozenset[int]  # extents
+    ledger: GpuLedger
+    slots: int = 0  # of the ring; 0: nothing passes through it
+    scratch: Mapping[str, int] = field(default_factory=dict)  # sizes, by name, of what kernels need besides
 
 
 @dataclass(frozen=True, slots=True)
