@@ -11,6 +11,7 @@ from wasmrt.store.open import open_model
 from wasmrt.store.plan import Plan, mib
 
 HOMES = {
+    "device": "stay on the GPU",
     "memory": "stay in memory",
     "stream": "are read anew for each token",
     "both": "are cut in pieces, some of which stay",
@@ -40,8 +41,8 @@ async def examine(ref: Ref, options: EngineOptions, read_rate: float | None, com
 
 
 def resident_shares(built: Built, plan: Plan) -> dict[str, float]:
-    """Of each segment's bytes, the share that stays in memory."""
-    extents, resident = built.table.extents, set(plan.parts.resident)
+    """Of each segment's bytes, the share that stays in memory or on a GPU."""
+    extents, resident = built.table.extents, {*plan.parts.resident, *built.table.device}
     shares = {}
     for s, segment in enumerate(built.table.segments):
         mine = [i for i, extent in enumerate(extents) if any(place[0] == s for place in extent.places)]
@@ -64,11 +65,20 @@ def report(found: dict[str, Any]) -> str:
         ("cache", f"{mib(found['kv_bytes'])} for {context}"),
         ("activations", mib(found["activation_bytes"] + found["state_bytes"])),
         ("in all", mib(found["total_bytes"])),
+        *(gpu_rows(found["gpu"]) if found["gpu"] else ()),
         ("layers", f"|{strip(list(found['resident_share_of_segments'].values()))}| what of each stays, embedding to head"),
         ("tensors", "; ".join(f"{homes.count(home)} {text}" for home, text in HOMES.items() if home in homes)),
         ("speed", speed(predicted)),
     ]
     return "".join(f"{name:12} {value}\n" for name, value in rows) + "".join(f"note: {note}\n" for note in found["notes"])
+
+
+def gpu_rows(gpu: dict[str, int]) -> list[tuple[str, str]]:
+    """What is on the GPU, beside the memory."""
+    budget = f" of {mib(gpu['budget'])}" if gpu["budget"] else ""
+    staging = f", {mib(gpu['staging_bytes'])} for those that pass through" if gpu["staging_bytes"] else ""
+    parts = f"{mib(gpu['weight_bytes'])} of weights{staging}, {mib(gpu['kv_bytes'])} cache, {mib(gpu['activation_bytes'])} besides"
+    return [("gpu", f"{mib(gpu['total_bytes'])}{budget}: {parts}")]
 
 
 def speed(predicted: dict[str, Any]) -> str:

@@ -4,20 +4,23 @@ The rates are measured in a moment, or given; the prediction itself is a pure fu
 """
 
 import asyncio
+import contextlib
 import mmap
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from wasmrt.device.choice import Choice
+from wasmrt.device.device import Uploading
+from wasmrt.errors import DeviceError
 from wasmrt.gguf.types import QuantType
 from wasmrt.model.build import Built
 from wasmrt.program.ops import Program
 from wasmrt.program.record import Recorder
-from wasmrt.store.layers import Kind, LayerTable
-from wasmrt.store.plan import Plan
+from wasmrt.store.layers import Entry, Kind, LayerTable, Segment
+from wasmrt.store.plan import GpuLedger, OnGpu, Plan
 from wasmrt.store.source import Source
 
 READ_SECONDS = 0.2  # how long a source is measured
@@ -61,8 +64,9 @@ def bytes_a_token(plan: Plan, table: LayerTable, n_used: int, n_experts: int) ->
 
     Of experts a token uses n_used; how many of them are in their cache depends on the text: as many as of all, it is assumed.
     """
-    dense = sum(extent.n_bytes for extent in table.extents if extent.kind is Kind.DENSE)
-    experts = sum(extent.n_bytes for extent in table.extents if extent.kind is Kind.EXPERT)
+    everywhere = replace(table, device=frozenset()).extents  # with what they would be if none were on a GPU
+    dense = sum(extent.n_bytes for extent in everywhere if extent.kind is Kind.DENSE)
+    experts = sum(extent.n_bytes for extent in everywhere if extent.kind is Kind.EXPERT)
     share = n_used / n_experts if n_experts else 0.0
     resident = set(plan.parts.resident)
     streamed = sum(e.n_bytes for i, e in enumerate(table.extents) if e.kind is Kind.DENSE and i not in resident)
@@ -77,7 +81,12 @@ async def predict_for(
     used, read = bytes_a_token(plan, built.table, built.config.n_experts_used, built.config.n_experts)
     if read and read_rate is None:
         read_rate = await reading_rate(source, built.table)
-    return predict(used, read, read_rate if read else None, compute_rate or await computing_rate(choice, built))
+    if compute_rate is None:
+        compute_rate = await computing_rate(choice, built)
+        if plan.gpu and used > plan.device_bytes:  # the others are copied to the GPU for each token
+            copied = (used - plan.device_bytes) / await computing_rate(choice, built, stays=False)
+            compute_rate = used / (plan.device_bytes / compute_rate + copied)
+    return predict(used, read, read_rate if read else None, compute_rate)
 
 
 async def reading_rate(source: Source, table: LayerTable) -> float:
@@ -112,30 +121,41 @@ async def reading_rate(source: Source, table: LayerTable) -> float:
     return done / (time.perf_counter() - started)
 
 
-async def computing_rate(choice: Choice, built: Built) -> float:
-    """Bytes of weights per second that a device's kernels go through for one token, in the format of most of the model."""
+async def computing_rate(choice: Choice, built: Built, stays: bool = True) -> float:
+    """Bytes of weights per second that a device's kernels go through for one token, in the format of most of the model.
+
+    stays: where a GPU computes, whether the weights stay there; otherwise they are copied to it each time.
+    """
     program = _layer(_main_format(built), built.config.n_embd)
-    sizes = choice.sizes([program], 1, 1)
-    n_bytes = sum(w.n_bytes for w in program.weights)
-    spare = 64 * program.n_entries
-    memory, device = choice.make([program], sizes.state_bytes + sizes.activation_bytes + sizes.kv_bytes(1) + n_bytes + spare)
+    programs = [program] * (len(choice.gpu.adapters) if choice.gpu else 1)
+    sizes = choice.sizes(programs, 1, 1)
+    n_bytes = len(programs) * sum(w.n_bytes for w in program.weights)
+    spare = 64 * len(programs) * program.n_entries
+    memory, device = choice.make(programs, sizes.state_bytes + sizes.activation_bytes + sizes.kv_bytes(1) + n_bytes + spare)
     try:
-        device.compile([program], 1, 1)
-        bound = device.bind(program, 1)
-        for weight in program.weights:
-            entry_bytes = weight.rows_per_entry * weight.type.row_bytes(weight.shape[0])
-            for i in range(weight.n_entries):
-                n = min(entry_bytes, weight.n_bytes - i * entry_bytes)
-                bound.table[weight.first + i] = address = memory.allocate(n)
-                memory.view(address, n)[:] = b"\1" * n  # pages that nobody has written are all one page of zeros
+        device.compile(programs, 1, 1)
+        bounds = [device.bind(program, 1) for program in programs]
+        table = _table(programs)
+        for extent in table.extents:
+            [(segment, entry)] = extent.places
+            bounds[segment].table[entry] = address = memory.allocate(extent.n_bytes)
+            memory.view(address, extent.n_bytes)[:] = b"\1" * extent.n_bytes  # unwritten pages are all one page of zeros
+        if stays and isinstance(device, Uploading):
+            n_each, n_extents = len(programs), len(table.extents)
+            everything = OnGpu(frozenset(range(n_extents // n_each)), GpuLedger(0, 0, 0, 0, 0, 0))
+            device.settle(table, [everything] * n_each)
+            for extent in table.extents:
+                [(segment, entry)] = extent.places
+                device.upload(extent.places, memory.view(bounds[segment].table[entry], extent.n_bytes))
         times: list[float] = []
-        while len(times) < COMPUTE_RUNS and sum(times) < COMPUTE_SECONDS:
-            device.begin([0], 0, 0)
+        while len(times) <= COMPUTE_RUNS and sum(times[1:]) < COMPUTE_SECONDS:
+            device.begin([0], 0, 1)
             started = time.perf_counter()
-            await device.run([bound], range(len(program.ops)))
+            await device.run(bounds, range(len(program.ops)))
+            with contextlib.suppress(DeviceError):  # such weights may give numbers that are none
+                await device.logits(bounds[-1])
             times.append(time.perf_counter() - started)
-        fastest: float = min(times)
-        return n_bytes / fastest
+        return n_bytes / min(times[1:])  # in the first a GPU's driver compiles
     finally:
         device.close()
         memory.close()
@@ -148,6 +168,20 @@ def _main_format(built: Built) -> QuantType:
         for weight in program.weights:
             sizes[weight.type] += weight.n_bytes
     return max(sizes, key=sizes.__getitem__)
+
+
+def _table(programs: Sequence[Program]) -> LayerTable:
+    """As if each program had weights of its own in a file."""
+    segments, at = [], 0
+    for program in programs:
+        entries: list[Entry] = []
+        for weight in program.weights:
+            entry_bytes = weight.rows_per_entry * weight.type.row_bytes(weight.shape[0])
+            for i in range(weight.n_entries):
+                entries.append(Entry(weight.name, at, min(entry_bytes, weight.n_bytes - i * entry_bytes)))
+                at += entries[-1].n_bytes
+        segments.append(Segment(program.name, tuple(entries), tuple(program.entries_of(op) for op in program.ops)))
+    return LayerTable(tuple(segments))
 
 
 def _layer(format: QuantType, n_embd: int) -> Program:
@@ -166,7 +200,8 @@ def describe(plan: Plan, predicted: Prediction) -> str:
     rate = f"{1 / seconds:.1f} tok/s" if seconds < 1 else f"{seconds:.1f} s a token"
     if not predicted.read_bytes:
         return f"about {rate}: nothing is read while it runs, computing is what takes time"
-    stay = f"{gb(plan.resident_bytes + plan.expert_cache_bytes)} of weights stay in memory"
+    on_gpu = f" and {gb(plan.device_bytes)} on the GPU" if plan.gpu else ""
+    stay = f"{gb(plan.resident_bytes + plan.expert_cache_bytes)} of weights stay in memory{on_gpu}"
     reading = f"{gb(predicted.read_bytes)} are read for each token, at {gb(predicted.read_bytes_per_second or 0)}/s"
     return f"about {rate}: {stay}, {reading}; {predicted.limit} is what takes time"
 

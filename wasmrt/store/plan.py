@@ -121,6 +121,7 @@ class Plan:
     parts: Parts = field(default_factory=lambda: Parts((), 0))
     notes: tuple[str, ...] = ()
     gpu: GpuLedger | None = None  # beside the memory, where a GPU computes
+    device_bytes: int = 0  # of the weights, as the file has them: those that stay on a GPU
 
     @property
     def total_bytes(self) -> int:
@@ -133,8 +134,8 @@ class Plan:
 
     @property
     def bytes_bound(self) -> int:
-        """What a pass must read at least: the weights that it touches, less what memory can hold of them."""
-        return max(0, self.touched_bytes - self.room)
+        """What a pass must read at least: the weights that it touches, less what GPU and memory can hold of them."""
+        return max(0, self.touched_bytes - self.device_bytes - self.room)
 
     @property
     def streams(self) -> bool:
@@ -307,6 +308,7 @@ def _for_context(
         resident_bytes=parts.resident_bytes,
         streamed_bytes=sum(extents[i].n_bytes for i in streamed),
         touched_bytes=table.touched_bytes,
+        device_bytes=sum(extents[i].n_bytes for i in demand.of(Kind.DEVICE)),
         staging_bytes=parts.ring_bytes,
         expert_cache_bytes=parts.expert_bytes,
         row_bytes=parts.row_bytes,
