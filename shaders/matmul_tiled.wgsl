@@ -2,14 +2,14 @@
 //   A workgroup makes TILE columns of y for TILE tokens, a thread 4 x 4 of them. For each unit of 32 weights, TILE threads bring a row of
 //   the weight each into workgroup memory as f32, as many others a row of x; a weight is unpacked once for TILE tokens.
 //   Rows lie as 8 vec4, turned by the row's number, so that threads that read neighbouring rows meet different banks.
-//   Around it: quant_*.wgsl, x_*.wgsl, out_*.wgsl. Meaning: device/reference.py matmul.
+//   Around it: quant_*.wgsl, x_*.wgsl, tile_*.wgsl, out_*.wgsl. Meaning: device/reference.py matmul.
 
 override TILE: u32 = 64;                    // 64 or 32
 override WG: u32 = 256;                     // TILE * TILE / 16
 override CELLS: u32 = 512;                  // TILE * 8
 
-var<workgroup> tile_w: array<vec4<f32>, CELLS>;
-var<workgroup> tile_x: array<vec4<f32>, CELLS>;
+var<workgroup> tile_w: array<Tile4, CELLS>;
+var<workgroup> tile_x: array<Tile4, CELLS>;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
@@ -35,37 +35,37 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 m_a += w.ma;
                 m_b += w.mb;
             }
-            tile_w[at + (0u ^ turn)] = w.a[0] * w.da + m_a;
-            tile_w[at + (1u ^ turn)] = w.a[1] * w.da + m_a;
-            tile_w[at + (2u ^ turn)] = w.a[2] * w.da + m_a;
-            tile_w[at + (3u ^ turn)] = w.a[3] * w.da + m_a;
-            tile_w[at + (4u ^ turn)] = w.b[0] * w.db + m_b;
-            tile_w[at + (5u ^ turn)] = w.b[1] * w.db + m_b;
-            tile_w[at + (6u ^ turn)] = w.b[2] * w.db + m_b;
-            tile_w[at + (7u ^ turn)] = w.b[3] * w.db + m_b;
+            tile_w[at + (0u ^ turn)] = tiled(w.a[0] * w.da + m_a);
+            tile_w[at + (1u ^ turn)] = tiled(w.a[1] * w.da + m_a);
+            tile_w[at + (2u ^ turn)] = tiled(w.a[2] * w.da + m_a);
+            tile_w[at + (3u ^ turn)] = tiled(w.a[3] * w.da + m_a);
+            tile_w[at + (4u ^ turn)] = tiled(w.b[0] * w.db + m_b);
+            tile_w[at + (5u ^ turn)] = tiled(w.b[1] * w.db + m_b);
+            tile_w[at + (6u ^ turn)] = tiled(w.b[2] * w.db + m_b);
+            tile_w[at + (7u ^ turn)] = tiled(w.b[3] * w.db + m_b);
         } else if (tid < 2u * TILE) {
             let v = x_unit(row_x, u);
-            tile_x[at + (0u ^ turn)] = v.a[0];
-            tile_x[at + (1u ^ turn)] = v.a[1];
-            tile_x[at + (2u ^ turn)] = v.a[2];
-            tile_x[at + (3u ^ turn)] = v.a[3];
-            tile_x[at + (4u ^ turn)] = v.b[0];
-            tile_x[at + (5u ^ turn)] = v.b[1];
-            tile_x[at + (6u ^ turn)] = v.b[2];
-            tile_x[at + (7u ^ turn)] = v.b[3];
+            tile_x[at + (0u ^ turn)] = tiled(v.a[0]);
+            tile_x[at + (1u ^ turn)] = tiled(v.a[1]);
+            tile_x[at + (2u ^ turn)] = tiled(v.a[2]);
+            tile_x[at + (3u ^ turn)] = tiled(v.a[3]);
+            tile_x[at + (4u ^ turn)] = tiled(v.b[0]);
+            tile_x[at + (5u ^ turn)] = tiled(v.b[1]);
+            tile_x[at + (6u ^ turn)] = tiled(v.b[2]);
+            tile_x[at + (7u ^ turn)] = tiled(v.b[3]);
         }
         workgroupBarrier();
         for (var k = 0u; k < 8u; k++) {
             let kw = k ^ (column & 7u);
             let kx = k ^ (token & 7u);
-            let w0 = tile_w[column * 8u + kw];
-            let w1 = tile_w[(column + side) * 8u + kw];
-            let w2 = tile_w[(column + 2u * side) * 8u + kw];
-            let w3 = tile_w[(column + 3u * side) * 8u + kw];
-            let x0 = tile_x[token * 8u + kx];
-            let x1 = tile_x[(token + side) * 8u + kx];
-            let x2 = tile_x[(token + 2u * side) * 8u + kx];
-            let x3 = tile_x[(token + 3u * side) * 8u + kx];
+            let w0 = vec4<f32>(tile_w[column * 8u + kw]);
+            let w1 = vec4<f32>(tile_w[(column + side) * 8u + kw]);
+            let w2 = vec4<f32>(tile_w[(column + 2u * side) * 8u + kw]);
+            let w3 = vec4<f32>(tile_w[(column + 3u * side) * 8u + kw]);
+            let x0 = vec4<f32>(tile_x[token * 8u + kx]);
+            let x1 = vec4<f32>(tile_x[(token + side) * 8u + kx]);
+            let x2 = vec4<f32>(tile_x[(token + 2u * side) * 8u + kx]);
+            let x3 = vec4<f32>(tile_x[(token + 3u * side) * 8u + kx]);
             acc_0 += vec4<f32>(dot(w0, x0), dot(w1, x0), dot(w2, x0), dot(w3, x0));
             acc_1 += vec4<f32>(dot(w0, x1), dot(w1, x1), dot(w2, x1), dot(w3, x1));
             acc_2 += vec4<f32>(dot(w0, x2), dot(w1, x2), dot(w2, x2), dot(w3, x2));

@@ -1,11 +1,11 @@
-// reduce_shared: the sum over the LANES threads of a row, for the first of them, through workgroup memory.
+// reduce_shared: the sum over the LANES threads of a row, for the first of them, through workgroup memory. Its twin: reduce_subgroup.wgsl.
 
 var<workgroup> parts: array<vec4<f32>, WG>;
 var<workgroup> part_squares: array<f32, WG>;
 
 struct Reduced { acc: vec4<f32>, squares: f32 }
 
-fn reduce(tid: u32, lane: u32, size: u32, acc: vec4<f32>, squares: f32) -> Reduced {
+fn reduce(tid: u32, lane: u32, acc: vec4<f32>, squares: f32) -> Reduced {
     parts[tid] = acc;
     part_squares[tid] = squares;
     workgroupBarrier();

@@ -111,8 +111,9 @@ class Shaders:
 
 @cache
 def source(files: tuple[str, ...]) -> str:
-    """The files joined."""
-    return "\n".join(shader(name).read_text(encoding="utf-8") for name in files)
+    """The files joined. Of directives, only what both compilers take is put in front."""
+    code = "\n".join(shader(name).read_text(encoding="utf-8") for name in files)
+    return f"enable f16;\n{code}" if "tile_f16" in files else code
 
 
 _DECLARED = re.compile(r"@group\(0\) @binding\((\d+)\) var<(uniform|storage, read_write|storage, read)> (\w+)")

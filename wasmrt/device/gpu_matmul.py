@@ -1,17 +1,23 @@
-"""Matmuls on a GPU: with a few rows of x a read of the weight for each (matmul.wgsl), with many tiles (matmul_tiled.wgsl)."""
+"""Matmuls on a GPU: with one row of x (matmul.wgsl), with four at a time (matmul_few.wgsl), or in tiles (matmul_tiled.wgsl).
+
+Which variant of each runs, and what counts as a few, gpu_tune.py knows.
+"""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from wasmrt.device.gpu_host import Range
+from wasmrt.device.gpu_layout import Layout
 from wasmrt.device.gpu_small import row_step
 from wasmrt.device.gpu_steps import NARROW, Grid, Lower, Pass, Site, Span, Step, ceil_div, fold, words
+from wasmrt.device.gpu_tune import Variant
 from wasmrt.program.ops import Op, Operand
 
-WG = 64  # threads
-LANES = 8  # that go along a row together
-ROWS = 4  # that a thread takes
-TILE = 32  # columns and tokens that a workgroup makes
+WG = 64  # threads of a workgroup of embed.wgsl
+FEW = 4  # rows of x that matmul_few.wgsl takes together
+GATED = 2  # rows of a gate that a thread of matmul.wgsl takes
+QUANTIZE_WG = 64
+INTS_BYTES = 48  # of 32 elements of x as quantize.wgsl gives them
 THREE = 3  # outputs of a qkv
 
 
@@ -40,6 +46,7 @@ class Product:
         self.in_place, self.up = in_place, up
         self.x_range, self.y_range = site.slot(x), site.slot(y)
         self.rows = site.max_out if x.rows == "out" else site.max_tokens if site.wide else NARROW
+        self.most_few = min(site.tuning.most_few, self.rows)
         self.even = x.width % 32 == 0
 
     def params(self, span: Span, n_rows: int) -> bytes:
@@ -48,68 +55,145 @@ class Product:
         shape = units, self.x.width, n_rows, span.at, first, self.y.width, self.up, float(self.eps)
         return words(*shape, *self.ends, *self.widths, 0, 0, 0, 0, int(self.x.rows == "out"))
 
-    def constants(self) -> dict[str, float]:
+    def constants(self, span: Span, variant: Variant) -> dict[str, float]:
+        gate = int(bool(self.up))
+        return {**constants_of(self.site, variant, span.layout.units(self.x.width)), "GATE": gate, **self.placing()}
+
+    def placing(self) -> dict[str, float]:
         return {"IN_PLACE": 1} if self.in_place else {}
 
     def steps(self, spans: Sequence[Span]) -> Iterator[Step]:
         """All rows of the spans, by whichever kernel suits the rows of x that a pass has."""
         if self.x.rows == "out" or not self.site.wide:
-            yield from self.narrow(spans)
-        if self.rows > NARROW:
+            yield from self.one(spans)
+        if self.most_few > 1:
+            yield from self.few(spans)
+        if self.rows > self.most_few:
             yield from self.tiled(spans)
 
-    def narrow(self, spans: Sequence[Span]) -> Iterator[Step]:
-        """For at most NARROW rows of x."""
+    def one(self, spans: Sequence[Span]) -> Iterator[Step]:
+        """For one row of x."""
+        tuning, units = self.site.tuning, ceil_div(self.x.width, 32)
+        floats, ints = _by_ints(spans, lambda span: tuning.for_one(span.layout.name, units).ints)
+        wanted = self.between(1, 1)
         gain: tuple[Range, ...] = ()
         x = self.x_range
-        if self.norm is not None and not self.even:
-            x = yield from self.normed(self.few((1, 1)))
+        if floats and self.norm is not None and not self.even:
+            x = yield from self.normed(wanted)
         elif self.norm is not None:
             gain = (self.site.vector(self.norm),)
+        small = (yield from self.quantized(wanted)) if ints else x
         kind = "x_norm" if gain else "x_plain" if self.even else "x_any"
         for span in spans:
+            variant = tuning.for_one(span.layout.name, units)
             n_rows = self.up or span.n_rows  # of a gate and its up matrix, half
-            units = span.layout.units(self.x.width)
-            lanes = lanes_for(units)
-            per_group = WG // lanes * (2 if self.up else ROWS)
-            constants = {"WG": WG, "LANES": lanes, "ROWS": ROWS, "GATE": int(bool(self.up)), **self.constants()}
-            files = (*span.layout.files, kind, "pick_plain", "reduce_shared", self.out, "matmul")
-            ranges = (span.a, span.b, x, *gain, self.y_range, *self.more)
+            constants = self.constants(span, variant)
+            per_group = variant.wg // int(constants["LANES"]) * (GATED if self.up else variant.rows)
+            files = (*dot_files(span.layout, variant, kind), "pick_plain", reduce_file(variant), self.out, "matmul")
+            inputs = (small,) if variant.ints else (x, *gain)
+            ranges = (span.a, span.b, *inputs, self.y_range, *self.more)
             x_groups, y_groups, _ = fold(ceil_div(n_rows, per_group), self.site.limits)
-            grid = self.few((x_groups, y_groups))
-            yield Step(("matmul_common", *files), self.params(span, n_rows), ranges, grid, constants)
+            yield Step(files, self.params(span, n_rows), ranges, _times(wanted, x_groups, y_groups), constants)
 
-    def few(self, groups: tuple[int, int]) -> Callable[[Pass], Grid]:
-        """So many workgroups for each row of x, if there are no more than NARROW."""
-        return lambda p: (*groups, p.rows(self.x)) if 0 < p.rows(self.x) <= NARROW else (0, 0, 0)
+    def few(self, spans: Sequence[Span]) -> Iterator[Step]:
+        """For several, up to most_few."""
+        tuning, units = self.site.tuning, ceil_div(self.x.width, 32)
+        least = 1 if self.site.wide and self.x.rows != "out" else 2
+        wanted = self.between(least, self.most_few, FEW)
+        floats, ints = _by_ints(spans, lambda span: tuning.for_few(span.layout.name, units).ints)
+        x = self.x_range
+        if floats and self.norm is not None:
+            x = yield from self.normed(wanted)
+        small = (yield from self.quantized(wanted)) if ints else x
+        for span in spans:
+            variant = tuning.for_few(span.layout.name, units)
+            n_rows = self.up or span.n_rows
+            constants = self.constants(span, variant)
+            per_group = variant.wg // int(constants["LANES"]) * (variant.rows // 2 if self.up else variant.rows)
+            kind = "x_plain" if self.even else "x_any"
+            files = (*dot_files(span.layout, variant, kind), reduce_file(variant), self.out, "matmul_few")
+            ranges = (span.a, span.b, small if variant.ints else x, self.y_range, *self.more)
+            x_groups, y_groups, _ = fold(ceil_div(n_rows, per_group), self.site.limits)
+            yield Step(files, self.params(span, n_rows), ranges, _times(wanted, x_groups, y_groups), constants)
 
-    def many(self, columns: int) -> Callable[[Pass], Grid]:
-        """Tiles of so many columns, if there are more rows of x."""
-        return lambda p: (ceil_div(columns, TILE), ceil_div(p.rows(self.x), TILE), 1) if p.rows(self.x) > NARROW else (0, 0, 0)
+    def between(self, least: int, most: int, by: int = 1) -> Callable[[Pass], int]:
+        """How many times `by` rows of x there are in a pass, if there are so many rows; else 0."""
+        return lambda p: ceil_div(p.rows(self.x), by) if least <= p.rows(self.x) <= most else 0
 
     def tiled(self, spans: Sequence[Span]) -> Iterator[Step]:
         """For more."""
+        tuning = self.site.tuning
+        tile = tuning.tile
+        wanted = self.between(self.most_few + 1, self.rows, tile)
         x = self.x_range
         if self.norm is not None:
-            x = yield from self.normed(self.many(1))
-        constants = {"TILE": TILE, "WG": TILE * TILE // 16, "CELLS": TILE * 8, **self.constants()}
+            x = yield from self.normed(wanted)
+        constants = {"TILE": tile, "WG": tile * tile // 16, "CELLS": tile * 8, **self.placing()}
+        kind, kept = "x_plain" if self.even else "x_any", "tile_f16" if tuning.half else "tile_f32"
         for span in spans:
-            files = ("matmul_common", *span.layout.files, "x_plain" if self.even else "x_any", self.out, "matmul_tiled")
+            files = ("matmul_common", *span.layout.files, kind, kept, self.out, "matmul_tiled")
             ranges = (span.a, span.b, x, self.y_range, *self.more)
-            yield Step(files, self.params(span, span.n_rows), ranges, self.many(span.n_rows), constants)
+            yield Step(files, self.params(span, span.n_rows), ranges, _tiles(wanted, ceil_div(span.n_rows, tile)), constants)
 
-    def normed(self, wanted: Callable[[Pass], Grid]) -> Generator[Step, None, Range]:
+    def normed(self, wanted: Callable[[Pass], int]) -> Generator[Step, None, Range]:
         """The norm by itself, in passes that want it; returns where its result lies."""
         assert self.norm is not None
         h = self.site.scratch("normed", 4 * self.x.width * self.rows)
         step = row_step("rms_norm", self.site, self.x, (self.x_range, self.site.vector(self.norm), h), float(self.eps))
-        yield replace(step, grid=lambda p: step.grid(p) if wanted(p)[0] else (0, 0, 0))
+        yield replace(step, grid=lambda p: step.grid(p) if wanted(p) else (0, 0, 0))
         return h
 
+    def quantized(self, wanted: Callable[[Pass], int]) -> Generator[Step, None, Range]:
+        """x as i8, behind the norm if there is one, in passes that want it; returns where it lies."""
+        units = ceil_div(self.x.width, 32)
+        small = self.site.scratch("quantized", INTS_BYTES * units * max(NARROW, self.most_few))
+        gain = self.site.dummy if self.norm is None else self.site.vector(self.norm)
+        params = words(units, self.x.width, float(self.eps), int(self.x.rows == "out"))
+        constants = {"WG": QUANTIZE_WG, "NORM": int(self.norm is not None)}
+        files, limits = ("rows", "group_sum", "quantize"), self.site.limits
+        rows = self.x
 
-def lanes_for(units: int) -> int:
+        def grid(p: Pass) -> Grid:
+            return fold(p.rows(rows), limits) if wanted(p) else (0, 0, 0)
+
+        yield Step(files, params, (self.x_range, gain, small), grid, constants)
+        return small
+
+
+def _by_ints(spans: Sequence[Span], ints: Callable[[Span], bool]) -> tuple[bool, bool]:
+    """Whether some spans take x as it is, and whether some take it rounded."""
+    kinds = {ints(span) for span in spans}
+    return False in kinds, True in kinds
+
+
+def _times(wanted: Callable[[Pass], int], x_groups: int, y_groups: int) -> Callable[[Pass], Grid]:
+    return lambda p: (x_groups, y_groups, n) if (n := wanted(p)) else (0, 0, 0)
+
+
+def _tiles(wanted: Callable[[Pass], int], columns: int) -> Callable[[Pass], Grid]:
+    return lambda p: (columns, n, 1) if (n := wanted(p)) else (0, 0, 0)
+
+
+def dot_files(layout: Layout, variant: Variant, kind: str) -> tuple[str, ...]:
+    """The shaders that multiply a unit of a weight with one of x, which one of kind x_* reads."""
+    if variant.ints:
+        return ("matmul_common", *layout.files, "dot_ints")
+    return ("matmul_common", *layout.files, kind, "dot_floats")
+
+
+def reduce_file(variant: Variant) -> str:
+    return "reduce_subgroup" if variant.subgroup else "reduce_shared"
+
+
+def constants_of(site: Site, variant: Variant, units: int) -> dict[str, float]:
+    made: dict[str, float] = {"WG": variant.wg, "LANES": lanes_for(units, variant.lanes), "ROWS": variant.rows}
+    if variant.subgroup:
+        made["LEAST_SUBGROUP"] = site.tuning.least_subgroup
+    return made
+
+
+def lanes_for(units: int, lanes: int) -> int:
     """Threads that share a row: no more than it has units."""
-    lanes = LANES
     while lanes > units:
         lanes //= 2
     return lanes
@@ -157,8 +241,8 @@ def lower_gate_up(op: Op, site: Site) -> Iterator[Step]:
     spans = site.spans(_operand(gate), _operand(up))
     y = op.out[0]
     together = Product(site, _operand(x), y, first=first, norm=norm, eps=eps, up=n_rows)
-    if len(spans) == 1 and not site.wide:
-        yield from together.narrow(spans)
+    if len(spans) == 1 and together.rows <= together.most_few:
+        yield from together.steps(spans)
         return
     scratch = site.scratch("gate", 4 * y.width * (site.max_tokens if site.wide else NARROW))
     for out, half in (("out_plain", range(n_rows)), ("out_gate", range(n_rows, 2 * n_rows))):
@@ -203,12 +287,13 @@ def lower_expert_matmul(op: Op, site: Site) -> Iterator[Step]:
         per_expert = int(x.width != w.width)
         shape = units, w.width, span.n_rows, span.at, 0, y.width, 0, 0.0, 0, 0, 0, 0
         params = words(*shape, n_used, per_expert, rows, span.first // rows, 0)
-        lanes = lanes_for(units)
-        x_groups, y_groups, _ = fold(ceil_div(rows, WG // lanes * ROWS), site.limits)
+        variant = replace(site.tuning.for_one(span.layout.name, units), ints=False)  # x has a row for each, or for several
+        constants = {**constants_of(site, variant, units), "GATE": 0}
+        per_group = variant.wg // int(constants["LANES"]) * variant.rows
+        x_groups, y_groups, _ = fold(ceil_div(rows, per_group), site.limits)
         kind = "x_plain" if even else "x_any"
-        files = ("matmul_common", *span.layout.files, kind, "pick_expert", "reduce_shared", "out_plain", "matmul")
+        files = (*dot_files(span.layout, variant, kind), "pick_expert", reduce_file(variant), "out_plain", "matmul")
         ranges = (span.a, span.b, site.slot(x), site.slot(y), site.slot(experts))
-        constants = {"WG": WG, "LANES": lanes, "ROWS": ROWS, "GATE": 0}
         yield Step(files, params, ranges, _by_pair(x_groups, y_groups, n_used), constants)
 
 

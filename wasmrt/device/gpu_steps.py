@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from wasmrt.device.gpu_host import Limits, Range
 from wasmrt.device.gpu_layout import Layout
+from wasmrt.device.gpu_tune import Tuning
 from wasmrt.program.ops import Op, Operand, Weight
 
 NARROW = 4  # tokens of a pass, at most, that go through matrix-vector kernels
@@ -70,6 +71,7 @@ class Site(Protocol):
     dummy: Range  # 16 bytes, for bindings that a step does not use
     tokens: Range  # u32 ids of the pass
     kv_heads: int  # of this layer's cache
+    tuning: Tuning
 
     def slot(self, operand: Operand) -> Range:
         """All rows of an activation."""
