@@ -1,10 +1,11 @@
 // attention: y = softmax(scale * q k^T) v of a few tokens, over all keys up to each token's own, in n_split parts.
-//   q: f32 (T, heads * KEY_DIM), y: f32 (T, heads * VALUE_DIM), GROUP query heads to a key head. A workgroup takes ROWS of these
-//   heads, which so share each load of a key or value, for one token and one part of the keys. Workgroups: (key heads * CHUNKS,
-//   T, n_split). With one part it writes y; else parts, which attention_reduce adds up.
+//   q: f32 (T, heads * KEY_DIM), y: f32 (T, heads * VALUE_DIM), GROUP query heads to a key head. A workgroup takes ROWS of
+//   these heads, which so share each load of a key or value, for one token and one part of the keys. Workgroups: (key heads *
+//   CHUNKS, T, n_split). With one part it writes y; else parts, which attention_reduce adds up.
 //   Of a tile of 64 keys, four threads share four keys' scores (so that loads of 64 bytes are consecutive), then 16 threads a
 //   row's softmax, then each thread four columns of the values of every PARTS-th four of keys. Softmax is online, in f32.
-//   Behind kv_read.wgsl. Meaning: device/reference.py attention. Twins: attention_wide.wgsl, device/c/attention.c.
+//   Behind kv_read.wgsl, attention_out.wgsl. Meaning: device/reference.py attention. Twins: attention_wide.wgsl,
+//   device/c/attention.c.
 
 struct Params { n_heads: u32, scale: f32 }
 
@@ -75,7 +76,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if (4u * my_four < n) {
             let at = (kv_row + first + 4u * my_four) * K4;
             for (var j = lane; j < K4; j += LANES) {
-                let four = mat4x4<f32>(key_four(at + j), key_four(at + K4 + j), key_four(at + 2u * K4 + j), key_four(at + 3u * K4 + j));
+                let k = at + j;
+                let four = mat4x4<f32>(key_four(k), key_four(k + K4), key_four(k + 2u * K4), key_four(k + 3u * K4));
                 for (var r = 0u; r < ROWS; r++) { scores[r] += query[r * K4 + j] * four; }
             }
         }

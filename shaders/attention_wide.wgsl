@@ -1,11 +1,12 @@
 // attention_wide: y = softmax(scale * q k^T) v of many tokens, over the keys up to each one's own, a tile of keys at a time.
-//   q: f32 (T, heads * KEY_DIM), y: f32 (T, heads * VALUE_DIM). Rows of a key head are its GROUP query heads of each token in turn;
-//   a workgroup takes 32 of them. Workgroups: (rows / 32, key heads); rows with most keys go first.
-//   Threads are 8 x 8. Each makes the scores of rows `across + 8 i` with keys 4 `along` .. + 4, a chunk of 64 dims at a time, and
-//   then, for these rows, the columns of fours `along + 8 i`: maxima and rescaling of its rows stay in registers. Keys and
-//   values pass through `staged`, P values at a time. Fours of a head's q are read as such where KEY_DIM is whole fours (as
-//   q_fours; q is a dummy), or element by element (as q).
-//   Behind kv_read.wgsl, attention_out.wgsl. Meaning: device/reference.py attention. Twins: attention.wgsl, device/c/attention.c.
+//   q: f32 (T, heads * KEY_DIM), y: f32 (T, heads * VALUE_DIM). Rows of a key head are its GROUP query heads of each token in
+//   turn; a workgroup takes 32 of them. Workgroups: (rows / 32, key heads); rows with most keys go first.
+//   Threads are 8 x 8. Each makes the scores of rows `across + 8 i` with keys 4 `along` .. + 4, a chunk of 32 dims at a time,
+//   and then, for these rows, the columns of fours `along + 8 i`: maxima and rescaling of its rows stay in registers. Keys and
+//   queries pass through `staged`, and values, P at a time. Fours of a head's q are read as such where KEY_DIM is whole fours
+//   (as q_fours; q is a dummy), or element by element (as q).
+//   Behind kv_read.wgsl, attention_out.wgsl. Meaning: device/reference.py attention. Twins: attention.wgsl,
+//   device/c/attention.c.
 
 struct Params { n_heads: u32, scale: f32 }
 
@@ -23,17 +24,24 @@ override P: u32 = select(8u, select(16u, 32u, COLUMNS <= 2u), COLUMNS <= 4u);
 const WG: u32 = 64u;
 const ROWS: u32 = 32u;
 const TILE: u32 = 32u;
-const DIMS: u32 = 16u;  // fours of a chunk of dims
-const STRIDE: u32 = 17u;  // of a staged key's: odd, so that keys side by side lie in different banks
+const DIMS: u32 = 8u;  // fours of a chunk of dims
+const STRIDE: u32 = 9u;  // of a staged row's: odd, so that rows side by side lie in different banks
+const STAGED_ROWS: u32 = TILE * STRIDE;  // behind the keys
 
-var<workgroup> staged: array<vec4<f32>, TILE * STRIDE>;
-var<workgroup> weights: array<vec4<f32>, ROWS * 9u>;  // [row][four of keys], 9 apart for the banks
+var<workgroup> staged: array<vec4<f32>, (TILE + ROWS) * STRIDE>;
+var<workgroup> weights: array<vec4<f32>, ROWS * STRIDE>;  // [row][four of keys], rows STRIDE apart
 var<workgroup> peaks: array<f32, ROWS * 8u>;  // [row][along]
 
-fn query_four(at: u32, j: u32) -> vec4<f32> {
-    if ((KEY_DIM & 3u) == 0u) { return q_fours[(at >> 2u) + j]; }
-    var x = vec4<f32>(0.0);
+// Of a key head's rows.
+fn query_four(row: u32, kv_head: u32, j: u32) -> vec4<f32> {
+    let token = row / GROUP;
+    let at = (token * params.n_heads + kv_head * GROUP + row - token * GROUP) * KEY_DIM;
     let i = 4u * j;
+    var x = vec4<f32>(0.0);
+    if ((KEY_DIM & 3u) == 0u) {
+        if (i < KEY_DIM) { x = q_fours[(at >> 2u) + j]; }  // else past the head, in the cache's padding
+        return x;
+    }
     if (i < KEY_DIM) { x.x = q[at + i]; }
     if (i + 1u < KEY_DIM) { x.y = q[at + i + 1u]; }
     if (i + 2u < KEY_DIM) { x.z = q[at + i + 2u]; }
@@ -69,7 +77,6 @@ fn main(
     let row = min(vec4<u32>(first_row + across) + vec4<u32>(0u, 8u, 16u, 24u), vec4<u32>(n_rows - 1u));
     let token = row / GROUP;
     let head = kv_head * GROUP + (row - token * GROUP);
-    let q_at = (token * params.n_heads + head) * KEY_DIM;
     let seen = vec4<u32>(state.pos + 1u) + token;
     let end = state.pos + 1u + min(first_row + ROWS - 1u, n_rows - 1u) / GROUP;
     let kv_row = kv_head * CAPACITY;
@@ -86,19 +93,23 @@ fn main(
             let n_dims = min(DIMS, K4 - dims);
             if (dims > 0u) { workgroupBarrier(); }
             for (var i = tid; i < TILE * DIMS; i += WG) {
-                let key = i >> 4u;
-                let j = i & 15u;
-                // Keys 4a + b lie at 8b + a.
-                if (j < n_dims) { staged[((key & 3u) * 8u + (key >> 2u)) * STRIDE + j] = key_four((kv_row + first + key) * K4 + dims + j); }
+                let n = i >> 3u;
+                let j = i & 7u;
+                if (j < n_dims) {
+                    // Keys 4a + b lie at 8b + a.
+                    staged[((n & 3u) * 8u + (n >> 2u)) * STRIDE + j] = key_four((kv_row + first + n) * K4 + dims + j);
+                    staged[STAGED_ROWS + n * STRIDE + j] = query_four(min(first_row + n, n_rows - 1u), kv_head, dims + j);
+                }
             }
             workgroupBarrier();
             for (var j = 0u; j < n_dims; j++) {
                 let at = along * STRIDE + j;
+                let q_at = STAGED_ROWS + across * STRIDE + j;
                 let four = mat4x4<f32>(staged[at], staged[at + 8u * STRIDE], staged[at + 16u * STRIDE], staged[at + 24u * STRIDE]);
-                s0 += query_four(q_at.x, dims + j) * four;
-                s1 += query_four(q_at.y, dims + j) * four;
-                s2 += query_four(q_at.z, dims + j) * four;
-                s3 += query_four(q_at.w, dims + j) * four;
+                s0 += staged[q_at] * four;
+                s1 += staged[q_at + 8u * STRIDE] * four;
+                s2 += staged[q_at + 16u * STRIDE] * four;
+                s3 += staged[q_at + 24u * STRIDE] * four;
             }
         }
         let key = vec4<u32>(0u, 1u, 2u, 3u) + vec4<u32>(first + 4u * along);
@@ -122,10 +133,10 @@ fn main(
         s3 = exp(s3 - now.w);
         let ones = vec4<f32>(1.0);
         part = part * by + vec4<f32>(dot(s0, ones), dot(s1, ones), dot(s2, ones), dot(s3, ones));
-        weights[across * 9u + along] = s0;
-        weights[(across + 8u) * 9u + along] = s1;
-        weights[(across + 16u) * 9u + along] = s2;
-        weights[(across + 24u) * 9u + along] = s3;
+        weights[across * STRIDE + along] = s0;
+        weights[(across + 8u) * STRIDE + along] = s1;
+        weights[(across + 16u) * STRIDE + along] = s2;
+        weights[(across + 24u) * STRIDE + along] = s3;
         for (var c = 0u; c < COLUMNS; c++) {
             sums[c] = mat4x4<f32>(sums[c][0] * by.x, sums[c][1] * by.y, sums[c][2] * by.z, sums[c][3] * by.w);
         }
@@ -134,8 +145,10 @@ fn main(
             for (var i = tid; i < P * V4; i += WG) { staged[i] = value_four((kv_row + first + begin) * V4 + i); }
             workgroupBarrier();
             for (var four = 0u; four < (P >> 2u); four++) {
-                let start = across * 9u + (begin >> 2u) + four;
-                let w = mat4x4<f32>(weights[start], weights[start + 72u], weights[start + 144u], weights[start + 216u]);
+                let start = across * STRIDE + (begin >> 2u) + four;
+                let w = mat4x4<f32>(
+                    weights[start], weights[start + 8u * STRIDE], weights[start + 16u * STRIDE], weights[start + 24u * STRIDE]
+                );
                 for (var c = 0u; c < COLUMNS; c++) {
                     let v_at = 4u * four * V4 + min(along + 8u * c, V4 - 1u);
                     sums[c] += mat4x4<f32>(staged[v_at], staged[v_at + V4], staged[v_at + 2u * V4], staged[v_at + 3u * V4]) * w;

@@ -1,5 +1,5 @@
-// kv_read: reading the cache, whose layout is in kv_write.wgsl, four elements at a time. Both are bound as vec4<u32>: of f32 that is four
-// elements, of f16 eight, of which two threads side by side take half each.
+// kv_read: reading the cache, whose layout is in kv_write.wgsl, four elements at a time.
+//   Both are bound as vec4<u32>: of f32 that is four elements, of f16 eight, of which two threads side by side take half each.
 
 override F16: bool;
 override CAPACITY: u32;

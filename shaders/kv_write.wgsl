@@ -1,5 +1,7 @@
-// kv_write: writing the cache. Keys and values are [head][CAPACITY][dim padded to a multiple of 8, with zeros], elements f32 or, in a cache
-// of F16, two f16 in a u32. A thread makes one u32.
+// kv_write: writing the cache. A thread makes one u32.
+//   keys, values: [head][CAPACITY][dim padded to a multiple of 8, with zeros], f32 or, in a cache of F16, two f16 in a u32.
+//   Positions that hold nothing yet must be numbers (they are zeros): attention reads whole tiles, and gives these a weight
+//   of 0.
 
 override F16: bool;
 override CAPACITY: u32;
