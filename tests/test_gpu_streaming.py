@@ -121,3 +121,11 @@ def test_a_layer_is_few_dispatches(tmp_path, quant, most):
         # Besides: the embedding, the rows that want logits, the head, and what chooses the token.
         others = 3 + 4
         assert (device.dispatches - before - others) / n_layers <= most
+
+
+def test_a_cache_that_the_gpu_cannot_bind(tmp_path):
+    """An explicit context is refused with what to do; an automatic one is lowered, with a note."""
+    shape = Shape(256, 2, 4, 4, 64, 256, 512, 1 << 20)
+    write_model(tmp_path / "m.gguf", "long", "Q8_0", shape=shape)
+    with pytest.raises(BudgetError, match=r"a context of 200000 needs .* for the keys of a layer, .*; lower --context, or"):
+        wasmrt.load(tmp_path / "m.gguf", device="gpu", context=200_000)

@@ -114,16 +114,17 @@ async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: Engin
         ]
 
     def all_there(context: int) -> bool:
-        return site.budget is None or all(
-            gpu_plan.everything(model, context)[1].total_bytes <= site.budget for model in models(whole)
-        )
+        try:
+            takes = [gpu_plan.everything(model, context)[1].total_bytes for model in models(whole)]
+        except BudgetError:  # the cache of a layer is more than the GPU binds
+            return False
+        return site.budget is None or max(takes) <= site.budget
 
     context = wanted if options.context else lowered(wanted, min(wanted, RESIDENT_CONTEXT), all_there)
     kept, built, stages = KEPT_NONE, whole, tuple[Stage, ...]()
-    if all_there(context):
+    if all_there(context) or site.budget is None:
         gpus = [gpu_plan.plan_gpu(model, context, site.budget) for model in models(whole)]
     else:
-        assert site.budget is not None
         lack = whole.table.touched_bytes - site.budget * len(site.adapters)
         built = build(header, min(CHUNK_BYTES, max(LEAST_CHUNK, lack // CHUNKS_OF_LACK)), functools.partial(fuse, whole=False))
         stages, slots = cut(built.programs, Demand(built.table, WIDEST_BLOCK, CHUNK))

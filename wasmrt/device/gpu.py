@@ -22,12 +22,12 @@ from wasmrt.device.gpu_ring import Load, Piece, Ring, SlotBytes
 from wasmrt.device.gpu_steps import NARROW, Lower, Pass, Span, Step
 from wasmrt.device.gpu_tune import tuning_of
 from wasmrt.device.gpu_weights import Group, Part, Placement, Regions, Uploader, groups_of, padded
-from wasmrt.errors import DeviceError, UnsupportedError
+from wasmrt.errors import BudgetError, DeviceError, UnsupportedError
 from wasmrt.options import SamplerOptions
 from wasmrt.program.ops import STATE_SLOTS, Op, Operand, Program, Weight
 from wasmrt.store.layers import LayerTable
 from wasmrt.store.memory import Memory
-from wasmrt.store.plan import OnGpu
+from wasmrt.store.plan import OnGpu, mib
 
 T = TypeVar("T")
 
@@ -118,7 +118,14 @@ class GpuDevice:
 
     def bind(self, program: Program, context: int) -> Bound:
         heads = next((int(op.params[1]) for op in program.ops if op.kernel == "attention"), 1)
-        kv = tuple(self._new(gpu_attention.kv_bytes(width, heads, context, self.f16_cache)) for width in program.kv)
+        kv_bytes = [gpu_attention.kv_bytes(width, heads, context, self.f16_cache) for width in program.kv]
+        if max(kv_bytes, default=0) > self.host.limits.binding:
+            allowed = f"{self.host.adapter.name!r} binds {mib(self.host.limits.binding)} at once"
+            raise BudgetError(
+                f"a context of {context} needs {mib(max(kv_bytes))} for the keys of a layer, and {allowed}; lower --context"
+                + ("" if self.f16_cache else ", or halve it with --kv-type f16")
+            )
+        kv = tuple(map(self._new, kv_bytes))
         state = tuple(self._new(4 * n) for n in program.state)
         if program.kv:
             self.context = min(self.context, context)
