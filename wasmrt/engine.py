@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wasmrt.device.choice import Choice, choose
 from wasmrt.device.device import Bound, Candidates, Chaining, Device, Uploading
 from wasmrt.draft import Room
-from wasmrt.errors import ContextFull, DeviceError, UnsupportedError, WasmrtError
+from wasmrt.errors import BudgetError, ContextFull, DeviceError, UnsupportedError, WasmrtError
 from wasmrt.fit import CHUNK, Fitted, fit
 from wasmrt.generate import GenerationStats, generate
 from wasmrt.gguf.reader import Header
@@ -35,6 +35,8 @@ MOST_CHAINED, FIRST_CHAIN = 64, 2
 if TYPE_CHECKING:
     from wasmrt.tokenizer.chat import ChatTemplate
 
+T = TypeVar("T")
+
 log = logging.getLogger("wasmrt")
 
 
@@ -56,10 +58,11 @@ async def open(
 
     A model that is larger than its budget is opened without its weights: they come while the first token is computed.
 
-    ref: a path, or None for the bundled demo model. device: "auto" (today "cpu"), "cpu", one of its builds ("cpu:wasm32",
-    "cpu:wasm64", "cpu:plain"), or "reference". memory: a hard budget for weights, cache and activations, in bytes or as text
-    ("1GiB"); None takes what the machine can spare. context: positions; None takes the model's own, at most 4096, lowered to
-    what the budget holds. threads: None takes what suits the model and the machine. kv_type, of the key/value cache:
+    ref: a path, or None for the bundled demo model. device: "auto" (a GPU where there is one, else the CPU, and also the CPU if
+    the GPU fails), "gpu" ("gpu:1", "gpu:0,gpu:1"), "cpu", one of its builds ("cpu:wasm32", "cpu:wasm64", "cpu:plain"), or
+    "reference". memory: a hard budget for weights, cache and activations, in bytes or as text ("1GiB"); None takes what the
+    machine can spare. gpu_memory: the same of each GPU's memory; None: no limit is known. context: positions; None takes the
+    model's own, at most 4096, lowered to what the budget holds. threads: None takes what suits both. kv_type, of the cache:
     "f32" (None) or "f16", which takes half the memory and rounds. policy: what stays in memory of a model that is larger,
     "plan" or, to compare, "lru" or "belady". prefetch: pieces of it that are read ahead, at most; None: as many as help. draft:
     tokens guessed from what the text repeats and verified in one pass, at most; None: as many as reading leaves time for.
@@ -72,37 +75,90 @@ async def open(
     choice = choose(options)
     source, header = await open_model(demo_model() if ref is None else ref)
     try:
-        fitted = await fit(source, header, choice, options)
-        built, plan, max_out = fitted.built, fitted.plan, fitted.max_out
-        for note in plan.notes:
-            log.warning(note)
-        store_memory, machine = choice.make(built.programs, plan.total_bytes)
         try:
-            machine.compile(built.programs, CHUNK, max_out, fitted.kept)
-            bounds = [machine.bind(program, plan.context) for program in built.programs]
-            tables = [bound.table for bound in bounds]
-            upload = None
-            if isinstance(machine, Uploading):
-                machine.settle(built.table, fitted.gpus)
-                upload = machine.upload
-            store = LayerStore(source, built.table, store_memory, tables, plan, prefetch, upload=upload)
-            try:
-                if fitted.gpus or not plan.streams:
-                    await store.load(progress)
-                else:  # the first pass reads everything anyway, and computes meanwhile
-                    store.progress = progress
-            except BaseException:
-                await store.close()
-                raise
-        except BaseException:
-            machine.close()
-            store_memory.close()
-            raise
+            placed = await _place(source, header, choice, options, progress)
+        except FAILURES as error:
+            placed = await _place_on_cpu(source, header, options, _why_cpu(options, choice, error), progress)
     except BaseException:
         await source.close()
         raise
-    seconds = time.perf_counter() - started
-    return Model(source, header, fitted, choice, store_memory, store, machine, bounds, draft, seconds)
+    return Model(source, header, options, placed, time.perf_counter() - started)
+
+
+# What a GPU may fail with where the CPU does not.
+FAILURES = (DeviceError, UnsupportedError, BudgetError)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A model on a device: its weights are there, or come with the first pass."""
+
+    fitted: Fitted
+    choice: Choice
+    memory: Memory
+    store: LayerStore
+    device: Device
+    bounds: Sequence[Bound]
+
+    async def close(self) -> None:
+        self.device.close()
+        await self.store.close()
+        self.memory.close()
+
+
+async def _place(
+    source: Source, header: Header, choice: Choice, options: EngineOptions, progress: Progress | None, note: str = ""
+) -> Placed:
+    """Plan a model for a device, make that, check it if it is a GPU, and load. note: told once there is a plan."""
+    fitted = await fit(source, header, choice, options)
+    built, plan = fitted.built, fitted.plan
+    for text in (note, *plan.notes):
+        if text:
+            log.warning(text)
+    if choice.check is not None:
+        await choice.check(built.programs)
+    memory, device = choice.make(built.programs, plan.total_bytes)
+    try:
+        device.compile(built.programs, CHUNK, fitted.max_out, fitted.kept)
+        bounds = [device.bind(program, plan.context) for program in built.programs]
+        upload = None
+        if isinstance(device, Uploading):
+            device.settle(built.table, fitted.gpus)
+            upload = device.upload
+        tables = [bound.table for bound in bounds]
+        store = LayerStore(source, built.table, memory, tables, plan, options.prefetch, upload=upload)
+        try:
+            if fitted.gpus or not plan.streams:
+                await store.load(progress)
+            else:  # the first pass reads everything anyway, and computes meanwhile
+                store.progress = progress
+        except BaseException:
+            await store.close()
+            raise
+    except BaseException:
+        device.close()
+        memory.close()
+        raise
+    return Placed(fitted, choice, memory, store, device, bounds)
+
+
+def _why_cpu(options: EngineOptions, choice: Choice, error: WasmrtError) -> str:
+    """Why the CPU computes instead, if "auto" took the device that has failed; else raises the error, with what to do."""
+    if choice.gpu is None or isinstance(error, ContextFull):
+        raise error
+    if options.device == "auto":
+        return f"the CPU computes, since the GPU {choice.adapter!r} has failed: {error}"
+    if isinstance(error, DeviceError) and "device" not in str(error):
+        lower = "a smaller --gpu-memory, or " if "room" in str(error) or "memory" in str(error) else ""
+        raise DeviceError(f"{error}; try {lower}--device cpu") from error
+    raise error
+
+
+async def _place_on_cpu(
+    source: Source, header: Header, options: EngineOptions, why: str, progress: Progress | None = None
+) -> Placed:
+    on_cpu = replace(options, device="cpu", gpu_memory=None)
+    return await _place(source, header, choose(on_cpu), on_cpu, progress, why)
 
 
 async def open_tokenizer(ref: Ref | None = None) -> Tokenizer:
@@ -122,6 +178,7 @@ class ModelStats:
     kernel_seconds: float  # in the device's kernels
     passes: int  # through the layers, each for one or more tokens
     store: Mapping[str, Any]
+    adapter: str = ""  # the GPU that computes
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -130,41 +187,33 @@ class ModelStats:
 class Model:
     """An open model. Methods are async; wasmrt.load() gives the same as plain calls. One pass runs at a time."""
 
-    def __init__(
-        self,
-        source: Source,
-        header: Header,
-        fitted: Fitted,
-        choice: Choice,
-        memory: Memory,
-        store: LayerStore,
-        device: Device,
-        bounds: Sequence[Bound],
-        draft: int | None,
-        load_seconds: float,
-    ) -> None:
-        self.config: ModelConfig = fitted.built.config
-        self.plan = fitted.plan
-        self.device = device
+    def __init__(self, source: Source, header: Header, options: EngineOptions, placed: Placed, load_seconds: float) -> None:
         self.name = source.name
         self._source = source
         self._header = header
-        self._memory = memory
-        self._store = store
-        self._bounds = bounds
-        self._max_out = fitted.max_out
-        self._stages = fitted.stages
-        self._built, self._choice = fitted.built, choice
-        self._draft = draft
+        self._options = options
         self._room = Room()
         self._load_seconds = load_seconds
         self._passes = 0
         self._pass_seconds = 0.0  # of one in a chain, the last time
         self.turn = asyncio.Lock()  # one pass at a time: whoever steps holds it until the result is read
-        self._cache = KVCache(self.plan.context, recurrent=any(p.state for p in fitted.built.programs))
         self._closed = False
+        self._failed: WasmrtError | None = None  # of the device, while another is to take its place
+        self._last_step: tuple[Sequence[int], int, int] = (), 1, CHUNK
         self._tokenizer: Tokenizer | WasmrtError | None = None
         self._templates: dict[bool, ChatTemplate] = {}
+        self._take(placed)
+
+    def _take(self, placed: Placed) -> None:
+        """From now on compute there, with an empty cache."""
+        fitted = placed.fitted
+        self.config: ModelConfig = fitted.built.config
+        self.plan = fitted.plan
+        self.device = placed.device
+        self._placed, self._choice = placed, placed.choice
+        self._memory, self._store, self._bounds = placed.memory, placed.store, placed.bounds
+        self._built, self._stages, self._max_out = fitted.built, fitted.stages, fitted.max_out
+        self._cache = KVCache(self.plan.context, recurrent=any(p.state for p in fitted.built.programs))
 
     # Text
 
@@ -301,14 +350,23 @@ class Model:
                 chunk = ids[: end + self._max_out]
                 n_out = len(chunk) - end
                 await self.step(chunk, n_out, self._max_out)
-                logits = await self.device.logits(self._bounds[-1])
+                logits = await self._read(lambda: self.device.logits(self._bounds[-1]))
                 out[4 * end * n_vocab : 4 * len(chunk) * n_vocab] = logits.cast("B")
         return out.cast("f", (len(ids), n_vocab))
 
     async def step(self, tokens: Sequence[int], n_out: int = 1, chunk_size: int = CHUNK) -> int:
         """Run what the cache lacks of `tokens` through all segments; returns how many it held. The last n_out get logits."""
-        if self._closed:
-            raise DeviceError(f"{self.name}: the model was closed; open it again")
+        self._check_open()
+        self._last_step = tokens, n_out, chunk_size
+        try:
+            if self._failed is None:
+                return await self._step(tokens, n_out, chunk_size)
+            await self._move_to_cpu(self._failed)
+        except FAILURES as error:
+            await self._move_to_cpu(error)
+        return await self._step(tokens, n_out, chunk_size)
+
+    async def _step(self, tokens: Sequence[int], n_out: int, chunk_size: int) -> int:
         cache = self._cache
         kept = cache.reuse(tokens, n_out)
         if kept == 0:
@@ -362,24 +420,66 @@ class Model:
         self, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
     ) -> Candidates:
         """The k >= 1 tokens likeliest to follow a row of the last step, and what the others weigh; `recent` are penalised."""
-        return await self.device.candidates(self._bounds[-1], k, recent, penalty, temperature, row)
+        return await self._read(
+            lambda: self.device.candidates(self._bounds[-1], k, recent, penalty, temperature, row),
+        )
+
+    async def _read(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Read of the last step; after the same step on the CPU, if it takes over."""
+        try:
+            return await read()
+        except FAILURES as error:
+            await self._move_to_cpu(error)
+        await self._step(*self._last_step)
+        return await read()
+
+    async def _move_to_cpu(self, error: WasmrtError) -> None:
+        """Go on on the CPU, if "auto" took the GPU that has failed, and else raise the error.
+
+        The next step computes all of its tokens there. Whoever is cancelled here finds the model as it was, and tries again.
+        """
+        if self._closed:
+            raise error
+        why = _why_cpu(self._options, self._choice, error)
+        self._failed = error
+        await self._placed.close()  # first, as there may not be room for both
+        options = replace(self._options, context=self.context)
+        try:
+            placed = await _place_on_cpu(self._source, self._header, options, f"{self.name}: {why}")
+        except WasmrtError:
+            self._check_open()  # or its source was closed, and that is why
+            raise
+        try:
+            self._check_open()
+        except DeviceError:
+            await placed.close()
+            raise
+        self._take(placed)
+        self._failed = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DeviceError(f"{self.name}: the model was closed; open it again")
 
     def chain_room(self, options: SamplerOptions) -> int:
         """How many tokens the device may choose in a row without us: as many as come in a moment, so that text flows."""
-        if not isinstance(self.device, Chaining) or not self.device.chains(options):
+        if self._failed or not isinstance(self.device, Chaining) or not self.device.chains(options):
             return 0
         return max(1, min(MOST_CHAINED, int(CHAIN_SECONDS / self._pass_seconds))) if self._pass_seconds else FIRST_CHAIN
 
     async def chain(self, tokens: Sequence[int], n: int, options: SamplerOptions, uniforms: Sequence[float]) -> Sequence[int]:
         """Choose at most n tokens that follow, in passes of one token each; none if the cache lacks more than the last."""
-        if self._closed:
-            raise DeviceError(f"{self.name}: the model was closed; open it again")
+        self._check_open()
         assert isinstance(self.device, Chaining)
         cache = self._cache
         if cache.reuse(tokens) < len(tokens) - 1 or cache.recurrent:
             return []
         started = time.perf_counter()
-        chosen = await self.device.chain(self._bounds, tokens[-1], len(tokens) - 1, n, options, uniforms)
+        try:
+            chosen = await self.device.chain(self._bounds, tokens[-1], len(tokens) - 1, n, options, uniforms)
+        except FAILURES as error:
+            await self._move_to_cpu(error)
+            return []
         self._pass_seconds = (time.perf_counter() - started) / n
         cache.tokens.extend([tokens[-1], *chosen][: max(1, len(chosen))])
         self._passes += n
@@ -387,12 +487,13 @@ class Model:
 
     def draft_room(self) -> int:
         """How many drafted tokens the next step may verify in the time that reading takes anyway."""
-        if self._draft == 0 or not self.plan.streams or not self.device.batch_invariant or self._cache.recurrent:
+        if self._options.draft == 0 or not self.plan.streams or not self.device.batch_invariant or self._cache.recurrent:
             return 0
         if self.config.n_experts:  # each token may visit others, so that a pass of more of them reads more
             return 0
         room = self._room.tokens
-        return min(room if self._draft is None else min(room, self._draft), self._max_out - 1)
+        most = self._options.draft
+        return min(room if most is None else min(room, most), self._max_out - 1)
 
     def drafted(self, n: int, accepted: int, seconds: float) -> None:
         """What a pass with a draft of n tokens (0: none) came to: the room of the next follows from it."""
@@ -417,7 +518,8 @@ class Model:
     @property
     def stats(self) -> ModelStats:
         device, store = self.device, self._store.metrics.as_dict()
-        return ModelStats(device.name, device.n_threads, self._load_seconds, device.kernel_seconds, self._passes, store)
+        counted = device.n_threads, self._load_seconds, device.kernel_seconds, self._passes, store
+        return ModelStats(device.name, *counted, self._choice.adapter)
 
     async def predict(self) -> Prediction:
         """How fast a token will come, from a measurement of the source and the kernels.
@@ -436,16 +538,15 @@ class Model:
             raise ValueError(f"the budget is {self.plan.budget} bytes and can only be lowered, not changed to {memory!r}")
         async with self.turn:
             self.plan = await self._store.lower(budget)
+            self._options = replace(self._options, memory=budget)
 
     async def close(self) -> None:
         """Stop the device and give the memory back. Idempotent; a running pass is cancelled."""
         if self._closed:
             return
         self._closed = True
-        self.device.close()
-        await self._store.close()
+        await self._placed.close()
         self._bounds = ()
-        self._memory.close()
         await self._source.close()
 
     async def __aenter__(self) -> "Model":

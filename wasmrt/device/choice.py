@@ -1,11 +1,13 @@
 """Which device computes: from what was asked for to how it is made. A device's libraries are imported only if it is chosen."""
 
+import functools
+import glob
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from wasmrt.device.device import KEPT_NONE, Device, Kept, arena_offsets
 from wasmrt.device.gpu_host import Adapter
@@ -22,6 +24,9 @@ DEVICES = ("auto", "gpu", "cpu", "reference")
 CPU_BUILDS = ("wasm32", "wasm64", "plain")  # "cpu:wasm64" and so on force one
 WASMTIME = "wasmtime>=50,<51"  # as pyproject.toml has it
 WGPU = "wgpu>=0.32,<0.33"
+# On Linux a GPU that Vulkan reaches has one of these: Mesa's drivers, NVIDIA's, that of WSL, Arm's, Qualcomm's. To look takes
+# microseconds. To import wgpu and to ask it for adapters takes a second, which no model on a CPU is to wait for.
+GPU_NODES = ("/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/dxg", "/dev/mali*", "/dev/kgsl*")
 
 
 class SizesOf(Protocol):
@@ -67,6 +72,13 @@ class Choice:
     sizes: SizesOf
     make: Callable[[Sequence[Program], int], tuple[Memory, Device]]  # of the same programs, with this many bytes of memory
     gpu: "GpuSite | None" = None  # where a model may lie besides
+    # DeviceError if it computes wrongly what is in these; None: anything.
+    check: Callable[[Sequence[Program] | None], Coroutine[Any, Any, None]] | None = None
+
+    @property
+    def adapter(self) -> str:
+        """The names of the GPUs that compute; empty: none does."""
+        return ", ".join(adapter.name for adapter in self.gpu.adapters) if self.gpu else ""
 
 
 def choose(options: EngineOptions) -> Choice:
@@ -76,20 +88,37 @@ def choose(options: EngineOptions) -> Choice:
     """
     name, _, build = options.device.partition(":")
     known = name in DEVICES and (not build or (name == "cpu" and build in CPU_BUILDS))
-    if not known and not re.fullmatch(r"gpu(:\d+)?(,gpu(:\d+)?)*", options.device):
+    if not known and not re.fullmatch(r"gpu(:[^,]+)?(,gpu(:[^,]+)?)*", options.device):
         builds = ", ".join(f"cpu:{b}" for b in CPU_BUILDS)
-        there_is = f"{', '.join(DEVICES)}, or a build of the cpu device: {builds}, or GPUs by number: gpu:0, gpu:0,gpu:1"
+        gpus = "GPUs by number or part of their name: gpu:0, gpu:intel, gpu:0,gpu:1"
+        there_is = f"{', '.join(DEVICES)}, or a build of the cpu device: {builds}, or {gpus}"
         raise DeviceError(f"device {options.device!r} is unknown or not in this version; there is: {there_is}")
-    unused = ["threads"] if name.startswith("gpu") else ["gpu_memory"]
-    if name == "reference":
-        unused += ["threads", "kv_type"]
-    elif build == "plain":
-        unused += ["threads"]
+    if name.startswith("gpu") or (name == "auto" and real_gpus()[0]):
+        chosen, unused = _gpu(options), ["threads"]
+    elif name == "reference":
+        chosen, unused = _reference(), ["gpu_memory", "threads", "kv_type"]
+    else:
+        chosen, unused = _cpu(options, build), ["gpu_memory", "threads"] if build == "plain" else ["gpu_memory"]
     given = [option for option in unused if getattr(options, option) is not None]
-    chosen = _reference() if name == "reference" else _gpu(options) if name.startswith("gpu") else _cpu(options, build)
     if given:
         log.warning("the %s device has no use for: %s", options.device if build else chosen.name, ", ".join(given))
     return chosen
+
+
+def real_gpus() -> tuple[list[Adapter], str]:
+    """The GPUs that device "auto" may take, best first, none of which is a program that imitates one; or why there are none."""
+    if sys.platform == "emscripten":
+        return [], "a page's GPU is not used yet"
+    if sys.platform.startswith("linux") and not any(map(glob.glob, GPU_NODES)):
+        return [], f"no driver of a GPU is at work here (there is no {', '.join(GPU_NODES)})"
+    try:
+        from wasmrt.device import gpu_native
+
+        there = gpu_native.adapters()
+    except Exception as error:  # whatever is wrong with wgpu or a driver, there is the CPU
+        return [], f"wgpu does not work here ({error})"
+    real = [adapter for adapter in there if not adapter.software]
+    return real, "" if real else "no GPU is reached by Vulkan, Metal or DX12" + (", only software adapters" if there else "")
 
 
 def _reference() -> Choice:
@@ -115,7 +144,7 @@ def _reference() -> Choice:
 def _gpu(options: EngineOptions) -> Choice:
     if sys.platform == "emscripten":
         raise UnsupportedError("the gpu device does not run in a page yet; use device 'reference', which needs numpy")
-    from wasmrt.device import gpu, gpu_split
+    from wasmrt.device import canary, gpu, gpu_split
 
     try:
         from wasmrt.device import gpu_native
@@ -138,17 +167,26 @@ def _gpu(options: EngineOptions) -> Choice:
             return memory, devices[0]
         return memory, gpu_split.SplitGpu(devices, site.shares([sum(w.n_bytes for w in p.weights) for p in programs]))
 
-    return Choice("gpu", sizes, make, site)
+    async def check(programs: Sequence[Program] | None) -> None:
+        for adapter in dict.fromkeys(chosen):
+            await canary.check(adapter, functools.partial(gpu_native.WgpuHost, adapter), f16_cache, programs)
+
+    return Choice("gpu", sizes, make, site, check)
 
 
 def _adapters(device: str, there: Sequence[Adapter]) -> tuple[Adapter, ...]:
-    """Those that a name such as "gpu", "gpu:1" or "gpu:0,gpu:1" means; the same one may be named twice."""
-    numbers = [name.partition(":")[2] or "0" for name in device.split(",")]
-    for number in numbers:
-        if not number.isdecimal() or int(number) >= len(there):
+    """Those that a name such as "gpu", "gpu:1", "gpu:intel" or "gpu:0,gpu:1" means; the same one may be named twice."""
+    chosen = []
+    for name in device.split(","):
+        wanted = name.partition(":")[2] or "0"
+        named = [adapter for adapter in there if wanted.casefold() in adapter.name.casefold()]
+        if wanted.isdecimal():
+            named = list(there[int(wanted) :])
+        if not named:
             listed = ", ".join(f"gpu:{i} is {adapter.name!r}" for i, adapter in enumerate(there))
-            raise DeviceError(f"there is no GPU number {number!r} for device {device!r}; here {listed}")
-    return tuple(there[int(number)] for number in numbers)
+            raise DeviceError(f"there is no GPU {wanted!r} for device {device!r}; here {listed}")
+        chosen.append(named[0])
+    return tuple(chosen)
 
 
 def _cpu(options: EngineOptions, build: str) -> Choice:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from wasmrt.errors import BudgetError, SourceError
+from wasmrt.errors import BudgetError, DeviceError, SourceError
 from wasmrt.store import policy
 from wasmrt.store.fetcher import Fetcher, Read
 from wasmrt.store.layers import Extent, Kind, LayerTable
@@ -77,6 +77,7 @@ class Frames:
         self._occupants: dict[int, set[int]] = {id(pool): set() for pool in pools}
         self._uses = 0
         self._closed = False
+        self._refused: DeviceError | None = None  # why the GPU takes no more weights
         self._short = 0  # of room: how many wait for it
 
     def _pool_of(self, i: int, extent: Extent, homes: set[int]) -> Pool:
@@ -162,9 +163,13 @@ class Frames:
             assert self._upload is not None
             held.fresh = False
             start = held.extent.offset % self.plan.block
-            self._upload(held.extent.places, read.view[start : start + held.extent.n_bytes])
             self.occupants(held.pool).discard(i)
             held.pool.free(held.frame)
+            try:
+                self._upload(held.extent.places, read.view[start : start + held.extent.n_bytes])
+            except DeviceError as error:  # nobody awaits this: whoever wants the extent is told
+                held.there, self._refused = False, error
+                return
         else:
             self.enter(i, True)
         self.then(i)
@@ -181,6 +186,8 @@ class Frames:
         """Wait until an extent is there. A read that failed is done once more from here before its error is raised."""
         held, failed = self.held[i], False
         while not held.there:
+            if self._refused is not None:
+                raise self._refused
             if held.read is None and not self.begin(i, demand=True):
                 await self._wait_for_room(held)
                 continue
