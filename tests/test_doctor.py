@@ -8,7 +8,7 @@ import pytest
 
 from wasmrt import doctor, resources
 from wasmrt.cli import main
-from wasmrt.device.choice import CPU_BUILDS, WASMTIME
+from wasmrt.device.choice import CPU_BUILDS, WASMTIME, WGPU
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,54 @@ def test_one_wrong_build_is_a_failure(monkeypatch):
     assert "FAILS: its logits are off by " in doctor.report(found)
 
 
-MISSING = [("wasmtime",), ("numpy",), ("psutil",), ("numpy", "psutil", "tqdm", "wasmtime")]
+@pytest.mark.usefixtures("gpu", "cpu")
+def test_adapters_are_examined_one_by_one(found):
+    """What each is and allows, how fast it copies, and what it makes of the demo model: the reference device's text."""
+    gpu = found["devices"]["gpu"]
+    assert gpu["works"]
+    for number, adapter in enumerate(gpu["adapters"]):
+        assert adapter["device"] == f"gpu:{number}"
+        assert adapter["works"]
+        assert adapter["nmse"] < doctor.GPU_BOUND
+        assert adapter["text"] == found["devices"]["reference"]["text"]
+        assert min(adapter["limits"].values()) > 0
+        assert adapter["bytes_per_second"] > 1e8
+    report = doctor.report(found)
+    assert "device gpu        works: " in report
+    assert f"  gpu:0           {gpu['adapters'][0]['name']}, Vulkan, " in report
+    assert "copies at " in report
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.usefixtures("gpu", "cpu")
+def test_auto_is_what_the_gpu_is_good_for(monkeypatch):
+    """A real one that works, or else the CPU; and why."""
+    from dataclasses import replace
+
+    from wasmrt.device import canary, choice, gpu_native
+
+    adapter = replace(gpu_native.adapters()[0], software=False)
+    monkeypatch.setattr(gpu_native, "adapters", lambda: [adapter])
+    monkeypatch.setattr(choice, "GPU_NODES", ("/",))
+    monkeypatch.setattr(canary, "CASES", {name: canary.CASES[name] for name in ("embed F32", "rms_norm")})
+    found = doctor.examine()
+    assert (found["works"], found["auto"]) == (True, "gpu")
+    assert found["auto_why"] == f"the GPU {adapter.name!r} computes what it should"
+
+    monkeypatch.setattr(canary, "_found", {(adapter, False, "rms_norm"): "it computes rms_norm wrongly"})
+    found = doctor.examine()
+    assert (found["works"], found["auto"]) == (True, "cpu")
+    assert found["auto_why"].startswith(f"the GPU {adapter.name!r} fails")
+    assert "computes rms_norm wrongly; update its driver" in doctor.report(found)
+
+    monkeypatch.setattr(gpu_native, "adapters", list)
+    found = doctor.examine()
+    assert (found["works"], found["auto"]) == (True, "cpu")
+    assert "device gpu        not there: no GPU is reached by Vulkan" in doctor.report(found)
+
+
+# Most of them without wgpu, too: to compile shaders in a new process takes longer than all else.
+MISSING = [("wgpu",), ("numpy",), ("wasmtime", "wgpu"), ("psutil", "wgpu"), ("numpy", "psutil", "tqdm", "wasmtime", "wgpu")]
 
 
 @pytest.mark.parametrize("hidden", MISSING, ids="+".join)
@@ -93,8 +140,9 @@ def test_missing_packages_are_told_with_the_command_that_installs_them(hidden):
         "from wasmrt.cli import main\n"
         "sys.exit(main(['doctor']))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (1, "")
-    names = " ".join(f'"{WASMTIME}"' if name == "wasmtime" else name for name in hidden)
+    pinned = {"wasmtime": f'"{WASMTIME}"', "wgpu": f'"{WGPU}"'}
+    names = " ".join(pinned.get(name, name) for name in hidden)
     last = done.stdout.splitlines()[-1]
     assert last == f"check             FAILED: missing: {', '.join(hidden)}; install with: python -m pip install {names}"

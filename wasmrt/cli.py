@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
             _print_json(
                 model=model.name,
                 device=model.stats.device,
+                adapter=model.stats.adapter,
                 threads=model.stats.threads,
                 prompt_tokens=generation.prompt_tokens,
                 tokens=generation.tokens,
@@ -231,7 +232,7 @@ def plan(args: argparse.Namespace) -> int:
 
     if unused := [name for name in ("prefetch", "draft") if getattr(args, name) is not None]:
         _say("note", f"a plan does not depend on: {', '.join(unused)}")
-    names = ("device", "memory", "context", "threads", "kv_type", "policy")
+    names = ("device", "memory", "gpu_memory", "context", "threads", "kv_type", "policy")
     options = _usage(lambda: EngineOptions(**{name: getattr(args, name) for name in names}))
     found = call(examine(args.model, options, args.bandwidth, args.compute))
     if args.json:
@@ -300,7 +301,7 @@ def _opened(args: argparse.Namespace) -> Iterator["SyncModel"]:
     # What is larger than memory goes on loading while the first token is computed: so does the bar.
     with contextlib.ExitStack() as bar:
         progress = bar.enter_context(_bar("loading", unit="B", unit_scale=True, unit_divisor=1024))
-        names = ("device", "memory", "context", "threads", "kv_type", "policy", "prefetch", "draft")
+        names = ("device", "memory", "gpu_memory", "context", "threads", "kv_type", "policy", "prefetch", "draft")
         model = load(args.model, progress=progress, **{name: getattr(args, name) for name in names})
         if not model.plan.streams:
             bar.close()
@@ -391,12 +392,13 @@ def _print_json(**fields: Any) -> None:
 def _statistics(model: "SyncModel", generation: "SyncGeneration") -> str:
     stats, engine = generation.stats, model.stats
     threads = f", {engine.threads} threads" if engine.threads > 1 else ""
+    adapter = f" ({engine.adapter})" if engine.adapter else ""
     decode = stats.decode_tokens_per_second
     rate = f"{decode:.{1 if decode >= 1 else 3}f} tok/s, " if decode else ""  # a single token is of the prompt's pass
     first = f"first token after {stats.first_token_seconds:.3f} s" if stats.generated_tokens else "none asked for"
     line = (
         f"{_plural(stats.generated_tokens, 'token')}, {rate}{first} ({_plural(stats.prompt_tokens, 'prompt token')}), "
-        f"loaded in {engine.load_seconds:.2f} s, device {engine.device}{threads}"
+        f"loaded in {engine.load_seconds:.2f} s, device {engine.device}{threads}{adapter}"
     )
     return f"{line}\n{_streaming(model, generation)}" if model.plan.streams and engine.passes else line
 
@@ -542,10 +544,15 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
 def _add_engine(p: argparse.ArgumentParser) -> None:
     defaults = EngineOptions()
     group = p.add_argument_group("engine")
-    devices = "auto, cpu (or cpu:wasm32, cpu:wasm64, cpu:plain), reference (default: auto)"
+    devices = (
+        "auto: a GPU where there is one, else the CPU; gpu (or gpu:1, gpu:NAME, gpu:0,gpu:1), cpu (or cpu:wasm32, cpu:wasm64, "
+        "cpu:plain), reference (default: auto)"
+    )
     group.add_argument("--device", default=defaults.device, metavar="D", help=devices)
     memory = "budget for weights, cache and activations, such as 700MiB; weights that do not fit are read as they are needed"
     group.add_argument("--memory", type=_checked(parse_bytes), metavar="B", help=memory)
+    on_gpu = "budget of each GPU's own memory, such as 6GiB; weights that do not fit are copied to it as they are needed"
+    group.add_argument("--gpu-memory", type=_checked(parse_bytes), metavar="B", help=on_gpu)
     group.add_argument("--context", type=_whole(1), metavar="N", help="tokens of prompt and answer (default: up to 4096)")
     threads = "threads that compute (default: one a physical core, fewer for a model of a few MB)"
     group.add_argument("--threads", type=_whole(1, MAX_THREADS), metavar="N", help=threads)
