@@ -305,6 +305,31 @@ def test_a_text_goes_on_where_the_gpu_left_it(kind, situation, path, monkeypatch
 
 
 @native
+def test_a_weight_that_the_gpu_refuses_is_not_taken_for_loaded(path, monkeypatch):
+    """Once, as when memory is short for a moment: loading fails, whichever weight it is."""
+    from wasmrt.device.gpu import GpuDevice
+
+    upload, calls = GpuDevice.upload, []
+    wasmrt.load(path, device="gpu").close()
+
+    def refusing(device, places, data):
+        calls.append(places)
+        if len(calls) == at:
+            raise DeviceError("no room for a moment")
+        upload(device, places, data)
+
+    monkeypatch.setattr(GpuDevice, "upload", refusing)
+    for at in (1, 2, 12, 21):  # noqa: B007  read above; the last is the last
+        calls.clear()
+        with pytest.raises(DeviceError, match="no room for a moment; try a smaller --gpu-memory"):
+            wasmrt.load(path, device="gpu")
+    at = 0
+    calls.clear()
+    wasmrt.load(path, device="gpu").close()
+    assert len(calls) == 21
+
+
+@native
 @pytest.mark.usefixtures("real")
 def test_logits_and_streamed_weights_survive_a_lost_gpu(path, monkeypatch):
     """Of a model that does not fit in the GPU's budget, in the middle of a prompt of which all logits are wanted."""

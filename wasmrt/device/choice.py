@@ -184,7 +184,8 @@ def _adapters(device: str, there: Sequence[Adapter]) -> tuple[Adapter, ...]:
             named = list(there[int(wanted) :])
         if not named:
             listed = ", ".join(f"gpu:{i} is {adapter.name!r}" for i, adapter in enumerate(there))
-            raise DeviceError(f"there is no GPU {wanted!r} for device {device!r}; here {listed}")
+            number = "number " if wanted.isdecimal() else ""
+            raise DeviceError(f"there is no GPU {number}{wanted!r} for device {device!r}; here {listed}")
         chosen.append(named[0])
     return tuple(chosen)
 
