@@ -29,7 +29,7 @@ import wasmrt
 from tests import gguf_files
 from tests.gguf_files import write_llama
 from tests.range_server import Fault, RangeServer
-from wasmrt import engine
+from wasmrt import engine, fit
 from wasmrt.errors import BudgetError, DeviceError, SourceError
 from wasmrt.store import fetcher, http_rules, remote
 from wasmrt.store.http_rules import HttpLimits
@@ -94,7 +94,7 @@ def make(folder: Path, sizes: dict[str, int], *, experts: int = 0, seed: int = 0
 @pytest.fixture(autouse=True)
 def _small(_no_user_cache, monkeypatch):
     """Pieces small enough that a token takes tens of reads; nothing kept of a remote file; little patience; no proxy."""
-    monkeypatch.setattr(engine, "LEAST_CHUNK", 64 * KIB)
+    monkeypatch.setattr(fit, "LEAST_CHUNK", 64 * KIB)
     monkeypatch.setattr(fetcher, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(http_rules, "HttpLimits", lambda **_: FAST)  # open_remote() makes its own
     cache_in(monkeypatch, None)
