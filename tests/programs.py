@@ -51,7 +51,7 @@ PLAIN = Kind("cpu:plain")
 GPU = Kind("gpu")
 
 # Tests of what every device promises run once for each of these.
-KINDS = (REFERENCE, CPU, PLAIN)
+KINDS = (REFERENCE, CPU, PLAIN, GPU)
 
 
 # Tensors

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests import raw_gguf as raw
 from tests.programs import (
     CPU,
+    GPU,
     KINDS,
     PLAIN,
     REFERENCE,
@@ -386,6 +387,8 @@ def test_a_small_weight_may_be_in_chunks_too():
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name, scope="module")
 def kind(request):
+    if request.param == GPU:
+        request.getfixturevalue("gpu")
     return request.param
 
 
@@ -564,6 +567,7 @@ def expert_entries(program, experts):
     return {w.first + e for w in program.weights if w.is_expert for e in experts}
 
 
+@settings(max_examples=50)
 @given(ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), absent=st.sets(st.integers(0, 17)))
 def test_a_run_stops_for_missing_experts_and_resumes(kind, ids, absent):
     """It names exactly the entries that this pass needs; experts that no token chose may stay away."""
@@ -597,6 +601,7 @@ def test_a_run_stops_for_missing_experts_and_resumes(kind, ids, absent):
 # Recurrent state
 
 
+@settings(max_examples=50)
 @given(ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12), cuts=st.sets(st.integers(1, 11)))
 def test_recurrent_layers_give_the_same_for_any_split(kind, ids, cuts):
     """Rows of a call may be fewer than the taps; the window then keeps rows of calls before."""
@@ -732,10 +737,11 @@ def log_sum(logits, temperature):
 
 # How far the weight of the others may be off. The reference device sums in float64 (worst seen: 1e-15); the kernels take exp of
 # float32 (worst seen: 2e-8), whose error decides one draw in 10**7.
-REST = {REFERENCE: 1e-9, CPU: 1e-7, PLAIN: 1e-7}
+REST = {REFERENCE: 1e-9, CPU: 1e-7, PLAIN: 1e-7, GPU: 1e-7}
 
 
 # Logits are whole, so that many are equal, at the edge of the best k too. exp of a wide one overflows unless it is shifted.
+@settings(max_examples=50)
 @given(
     row=st.lists(st.integers(-4, 4), min_size=1, max_size=60),
     scale=st.sampled_from([1, 1000]),
@@ -759,6 +765,7 @@ def test_candidates(kind, row, scale, k, recent, penalty, temperature):
         assert rig.candidates(k, recent, penalty, temperature) == got
 
 
+@settings(max_examples=50)
 @given(order=st.lists(st.integers(-3, 2), min_size=1, max_size=6), penalty=st.sampled_from([1.0, 2.0]), seed=st.integers(0, 99))
 def test_candidates_of_any_row(kind, order, penalty, seed):
     """The rows of a pass, asked in any order, are each as in a pass of its own; one that is NaN spoils no other."""

@@ -4,6 +4,7 @@ Everything here is a call or two of WebGPU; what is computed stands in gpu.py an
 reports is ever requested, and every buffer is counted.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -105,6 +106,7 @@ class WgpuHost:
         self._queue = self._device.queue
         self._layouts: dict[tuple[Binding, ...], Any] = {}
         self._fence: tuple[Any, Any] | None = None
+        self._waiting: set[asyncio.Future[None]] = set()  # for what can be read
         self._closed = False
 
     # Making
@@ -191,13 +193,21 @@ class WgpuHost:
 
     async def fetch(self, staging: Any, n_bytes: int) -> memoryview:
         """The first bytes of a buffer made for READ, once what was submitted has run; then it may be copied to again."""
+        mapping = asyncio.ensure_future(staging.map_async(wgpu.MapMode.READ, 0, -(-n_bytes // 4) * 4))
+        self._waiting.add(mapping)
         try:
-            await staging.map_async(wgpu.MapMode.READ, 0, -(-n_bytes // 4) * 4)
+            await mapping
             data = memoryview(staging.read_mapped(0, -(-n_bytes // 4) * 4))[:n_bytes]
             staging.unmap()
             return data
+        except asyncio.CancelledError:
+            if self._closed:
+                raise DeviceError("the device was closed") from None
+            raise
         except Exception as error:
             raise _refused("nothing can be read from the GPU", error) from error
+        finally:
+            self._waiting.discard(mapping)
 
     async def read(self, buffer: Any, offset: int, n_bytes: int) -> memoryview:
         """A copy of bytes of any buffer, by way of one made for it."""
@@ -210,17 +220,23 @@ class WgpuHost:
 
     async def done(self) -> None:
         """Until what was submitted has run. (Waiting for the queue itself fails in wgpu-py 0.32; a copy is last in it, too.)"""
-        if self._fence is None:
-            self._fence = self.buffer(4), self.buffer(4, Use.READ)
-        source, staging = self._fence
-        self.submit((), [(source, 0, staging, 0, 4)])
-        await self.fetch(staging, 4)
+        fence, self._fence = self._fence or (self.buffer(4), self.buffer(4, Use.READ)), None
+        try:
+            self.submit((), [(fence[0], 0, fence[1], 0, 4)])
+            await self.fetch(fence[1], 4)
+        except BaseException:
+            for buffer in fence:  # it may be mapped later, and copying to it then would end the process
+                self.free(buffer)
+            raise
+        self._fence = fence
 
     def close(self) -> None:
         """Idempotent. Buffers are gone afterwards."""
         if not self._closed:
             self._closed = True
             self._layouts.clear()
+            for mapping in self._waiting:  # a device that is gone would not tell them
+                mapping.cancel()
             self._device.destroy()
 
 
