@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import wasmrt
 from tests.test_gpu_streaming import CONTEXT, smallest
 from tests.test_streaming import PROMPT, SHAPES, greedy, write_layers
+from tools.make_test_model import Shape, write_model
 from wasmrt.engine import CHUNK
 from wasmrt.errors import DeviceError
 from wasmrt.store.layers import shares
@@ -53,5 +54,21 @@ def test_the_same_text_on_two_and_three(tmp_path, name):
 def test_gpus_that_are_not_there():
     with pytest.raises(DeviceError, match=r"no GPU number '7' .*; here gpu:0 is '"):
         wasmrt.load(device="gpu:7")
-    with pytest.raises(DeviceError, match="too small for 8 GPUs .*; name fewer"):
+    with pytest.raises(DeviceError, match=r"too small for 8 GPUs .*; name fewer"):
         wasmrt.load(device=",".join(["gpu"] * 8))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_shared_matrix_stays_on_both_or_on_neither(tmp_path):
+    """A tied head on the last and its embedding on the first, within budgets that hold it on one of them."""
+    shape = Shape(256, 4, 4, 2, 64, 1024, 3000, 512, tied=True)
+    write_model(tmp_path / "m.gguf", "tied", "F16", shape=shape)
+    prompt = [1 + i * 271 % 2990 for i in range(11)]
+    with wasmrt.load(tmp_path / "m.gguf", device="gpu", context=CONTEXT) as model:
+        logits = model.logits(prompt).copy()
+    # Each GPU has a smallest budget of its own.
+    least = max(smallest(tmp_path / "m.gguf", context=CONTEXT, device="gpu:0,gpu:0", gpu_memory=n) for n in (1, 10_000_000))
+    for more in (0, 300_000, 1_000_000, 1_700_000, 2_500_000, 4_000_000):
+        with wasmrt.load(tmp_path / "m.gguf", device="gpu:0,gpu:0", gpu_memory=least + more, context=CONTEXT) as model:
+            np.testing.assert_array_equal(model.logits(prompt), logits)
+            assert all(part.host.high_water <= least + more for part in model.engine.device.parts)

@@ -9,6 +9,7 @@ from tools.make_test_model import Shape, write_model
 from wasmrt.device.gpu_plan import RING_PARAMS_BYTES
 from wasmrt.engine import CHUNK
 from wasmrt.errors import BudgetError
+from wasmrt.sync import call
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -129,3 +130,36 @@ def test_a_cache_that_the_gpu_cannot_bind(tmp_path):
     write_model(tmp_path / "m.gguf", "long", "Q8_0", shape=shape)
     with pytest.raises(BudgetError, match=r"a context of 200000 needs .* for the keys of a layer, .*; lower --context, or"):
         wasmrt.load(tmp_path / "m.gguf", device="gpu", context=200_000)
+
+
+@pytest.mark.parametrize("name", ["dense", "tied", "wide"])
+def test_a_host_budget_below_the_ring_for_uploads(paths, name):
+    """All of a model on the GPU, and little memory to bring it there: nothing is read by rows that is not in rows."""
+    with wasmrt.load(paths[name], device="gpu", context=CONTEXT) as model:
+        logits, ring = model.logits(PROMPT).copy(), model.plan.staging_bytes
+    with wasmrt.load(paths[name], device="gpu", memory=ring // 2, context=CONTEXT) as model:
+        assert set(model.plan.homes.values()) == {"device"}
+        np.testing.assert_array_equal(model.logits(PROMPT), logits)
+
+
+def test_experts_that_neither_gpu_nor_memory_holds(paths):
+    """Their cache has beside it the ring through which the others go to the GPU."""
+    options = {"device": "gpu", "context": CONTEXT}
+    with wasmrt.load(paths["experts"], **options) as model:
+        ids, logits, total = greedy(model, PROMPT), model.logits(PROMPT).copy(), model.plan.gpu.total_bytes
+    least = smallest(paths["experts"], **options)
+    for share in SHARES:
+        budget = int(least + share * max(0, total - least))
+        for memory in ("300KiB", "600KiB"):
+            with wasmrt.load(paths["experts"], gpu_memory=budget, memory=memory, **options) as model:
+                assert greedy(model, PROMPT) == ids
+                np.testing.assert_array_equal(model.logits(PROMPT), logits)
+                assert_within(model)
+
+
+def test_a_lowered_memory_streams_nothing_that_is_on_the_gpu(paths):
+    with wasmrt.load(paths["dense"], device="gpu", memory="64MiB", context=CONTEXT) as model:
+        logits = model.logits(PROMPT).copy()
+        call(model.engine.lower_memory(model.plan.total_bytes - 8000))
+        assert not model.plan.streams
+        np.testing.assert_array_equal(model.logits(PROMPT), logits)

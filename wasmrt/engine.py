@@ -121,12 +121,14 @@ async def _place(
     try:
         device.compile(built.programs, CHUNK, fitted.max_out, fitted.kept)
         bounds = [device.bind(program, plan.context) for program in built.programs]
-        upload = None
+        upload = uploaded = None
         if isinstance(device, Uploading):
             device.settle(built.table, fitted.gpus)
-            upload = device.upload
+            upload, uploaded = device.upload, device.uploaded
         tables = [bound.table for bound in bounds]
-        store = LayerStore(source, built.table, memory, tables, plan, options.prefetch, upload=upload)
+        store = LayerStore(
+            source, built.table, memory, tables, plan, options.prefetch, upload=upload, uploaded=uploaded
+        )
         try:
             if fitted.gpus or not plan.streams:
                 await store.load(progress)

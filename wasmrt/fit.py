@@ -3,8 +3,10 @@
 import contextlib
 import functools
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wasmrt.device.choice import Choice, GpuSite
 from wasmrt.device.device import KEPT_NONE, Kept
@@ -29,6 +31,9 @@ from wasmrt.store.plan import (
     mib,
 )
 from wasmrt.store.source import Source
+
+if TYPE_CHECKING:
+    from wasmrt.device import gpu_plan
 
 SPARE = 0.8  # of the memory that is free when a model is opened: what it may take unless told otherwise
 CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -134,10 +139,10 @@ async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: Engin
             context = lowered(wanted, least, lambda n: all(gpu_plan.kv_bytes(m, n) <= share for m in models(built)))
         kept = Kept(context, slots) if context > CHUNK else KEPT_NONE
         try:
-            gpus = [gpu_plan.plan_gpu(model, context, site.budget) for model in models(built, kept)]
+            gpus = _streaming(site, built, models(built, kept), context)
         except BudgetError:  # then each chunk of a prompt passes over the weights by itself
             kept = KEPT_NONE
-            gpus = [gpu_plan.plan_gpu(model, context, site.budget) for model in models(built)]
+            gpus = _streaming(site, built, models(built), context)
     notes: tuple[str, ...] = ()
     if context < wanted:
         budget_is = f"a GPU memory budget of {mib(site.budget or 0)}"
@@ -154,6 +159,22 @@ async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: Engin
     plan = replace(plan, gpu=ledger, kept_rows=kept_rows, notes=(*notes, *plan.notes))
     kept = kept if kept_rows else KEPT_NONE
     return Fitted(replace(built, table=table), plan, stages, kept, max_out, tuple(gpus))
+
+
+def _streaming(site: GpuSite, built: Built, models: "Sequence[gpu_plan.Model]", context: int) -> "list[OnGpu]":
+    """What stays on each GPU. What two of them share stays on both or on neither: the others' bytes come with each pass."""
+    from wasmrt.device.gpu_plan import plan_gpu
+
+    torn: frozenset[int] = frozenset()
+    while True:
+        gpus = []
+        for model in models:
+            never = frozenset(i for i, extent in enumerate(model.table.extents) if extent.offset in torn)
+            gpus.append(plan_gpu(model, context, site.budget, never))
+        more = site.torn(built.table, gpus) - torn
+        if not more:
+            return gpus
+        torn |= more
 
 
 def spare_memory() -> int:

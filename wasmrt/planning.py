@@ -77,8 +77,8 @@ def gpu_rows(gpu: dict[str, int]) -> list[tuple[str, str]]:
     """What is on the GPU, beside the memory."""
     budget = f" of {mib(gpu['budget'])}" if gpu["budget"] else ""
     staging = f", {mib(gpu['staging_bytes'])} for those that pass through" if gpu["staging_bytes"] else ""
-    parts = f"{mib(gpu['weight_bytes'])} of weights{staging}, {mib(gpu['kv_bytes'])} cache, {mib(gpu['activation_bytes'])} besides"
-    return [("gpu", f"{mib(gpu['total_bytes'])}{budget}: {parts}")]
+    weights, cache, besides = (mib(gpu[f"{name}_bytes"]) for name in ("weight", "kv", "activation"))
+    return [("gpu", f"{mib(gpu['total_bytes'])}{budget}: {weights} of weights{staging}, {cache} cache, {besides} besides")]
 
 
 def speed(predicted: dict[str, Any]) -> str:

@@ -55,13 +55,22 @@ class GpuSite:
 
     def resident(self, table: LayerTable, homes: Sequence[OnGpu]) -> frozenset[int]:
         """The extents of a table that stay on GPUs: on each that has a segment which reads them."""
+        stays, leaves = self._offsets(table, homes)
+        return frozenset(i for i, extent in enumerate(table.extents) if extent.offset in stays - leaves)
+
+    def torn(self, table: LayerTable, homes: Sequence[OnGpu]) -> frozenset[int]:
+        """The offsets of extents that stay on one GPU and not on another: a tied head's."""
+        stays, leaves = self._offsets(table, homes)
+        return frozenset(stays & leaves)
+
+    def _offsets(self, table: LayerTable, homes: Sequence[OnGpu]) -> tuple[set[int], set[int]]:
+        """Of the extents that stay on some GPU, and of those that do not on some."""
         stays: set[int] = set()
         leaves: set[int] = set()
-        index = {extent.offset: i for i, extent in enumerate(table.extents)}
         for segments, one in zip(self.parts(table), homes, strict=True):
             for i, extent in enumerate(table.part(segments).extents):
-                (stays if i in one.resident else leaves).add(index[extent.offset])
-        return frozenset(stays - leaves)
+                (stays if i in one.resident else leaves).add(extent.offset)
+        return stays, leaves
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,9 @@ class Uploading(Protocol):
     def upload(self, places: Sequence[tuple[int, int]], data: memoryview) -> None:
         """A weight that stays has come, for these entries (segment, entry); `data` may be reused at once."""
 
+    async def uploaded(self, everything: bool) -> None:
+        """Wait until what was uploaded is there: all of it, or so that not too much is on its way. DeviceError if it failed."""
+
 
 async def finish(running: "asyncio.Future[Any]", cancel: Callable[[], None]) -> bool:
     """Wait until a run has left, and tell whether the task was cancelled meanwhile; then `cancel` has been called.

@@ -38,6 +38,9 @@ BLOCK_BYTES = 64 << 10  # of small things that share a buffer
 BINDING_ALIGNMENT = 256  # of offsets, on any adapter
 MOST_CHAINED = 64  # passes
 CHAIN_BYTES = 16 + 4 * MOST_CHAINED
+MOST_PENDING = 64  # dispatches of many tokens: a driver may end what takes seconds
+MOST_READY = 2048  # lists of dispatches of a segment that are kept
+MOST_UPLOADS = 64 << 20  # bytes that are not waited for
 MOST_IN_FLIGHT = 2  # submits that are not waited for
 NOT_NUMBERS = "the logits hold NaN or infinity: a weight of this file is damaged, or too large for float32"
 
@@ -64,6 +67,7 @@ class Segment:
     groups: tuple[tuple[Group, ...], ...]  # of each op
     kv_heads: int
     ready: dict[tuple[Any, ...], list[Ready]] = field(default_factory=dict)
+    stays: dict[int, bool] = field(default_factory=dict)  # of an op: whether its weights are on the GPU for good
 
 
 class GpuDevice:
@@ -96,6 +100,7 @@ class GpuDevice:
         self._row, self._ids = 0, array("I")
         self._chosen: dict[tuple[int, int], set[int]] = {}
         self._submitted_at = 0.0
+        self._uploading = 0  # bytes, since we last waited
 
     # Making
 
@@ -142,6 +147,8 @@ class GpuDevice:
     def place(self, table: LayerTable, resident: frozenset[int]) -> None:
         """Make room for the weights that stay on the GPU: extents of the table, whose segments are bound by now."""
         self._regions.place([segment.groups for segment in self._segments], table, resident)
+        for segment in self._segments:
+            segment.stays.clear()
         if resident:
             self.scratch("raw", max(-(-table.extents[i].n_bytes // 4) * 4 for i in resident))
 
@@ -187,6 +194,12 @@ class GpuDevice:
         for region, at, n_rows in self._regions.rows_of(places):
             self._add(self._make(step) for step in self._uploader.steps(raw, region, at, n_rows))
         self._flush()
+        self._uploading += len(data)
+
+    async def uploaded(self, everything: bool) -> None:
+        if everything or self._uploading > MOST_UPLOADS:
+            self._uploading = 0
+            await self._finish()
 
     def prepare(self) -> None:
         """Make all dispatches of what stays on the GPU, for passes of a few tokens and of many."""
@@ -253,6 +266,8 @@ class GpuDevice:
                 else:
                     same = False
                     await self._stream(segment, at, partial)
+                if now.n_tokens > NARROW and len(self._pending) > MOST_PENDING:
+                    self._flush()
                 if bound.program.ops[at].kernel == "route" and self._streams_experts(segment):
                     same = False
                     await self._read_chosen(bound, at)
@@ -275,7 +290,9 @@ class GpuDevice:
 
     def _stays(self, segment: Segment, at: int) -> bool:
         """Whether all that an op needs is on the GPU for good."""
-        return all(self._regions.has(segment.index, group) for group in segment.groups[at])
+        if at not in segment.stays:
+            segment.stays[at] = all(self._regions.has(segment.index, group) for group in segment.groups[at])
+        return segment.stays[at]
 
     async def _stream(self, segment: Segment, at: int, partial: bool) -> None:
         """An op of whose weights some go through the ring."""
@@ -292,7 +309,8 @@ class GpuDevice:
                 assert slot is not None
             self._ring.write(slot, load)
             placement = self._ring.placement(slot, load)
-            key = at, slot, load.name, -1
+            rows = load.pieces[0].n_rows if segment.bound.program.ops[at].kernel == "embed" else 0
+            key = at, slot, rows, -1
             if key not in segment.ready:
                 segment.ready[key] = [self._make(step) for step in self._ring.steps(slot, load, placement)]
             self._add(segment.ready[key])
@@ -361,6 +379,8 @@ class GpuDevice:
         if key not in segment.ready:
             op = segment.bound.program.ops[at]
             site = OpSite(self, segment, placement, wide, row)
+            if len(segment.ready) >= MOST_READY:  # experts in slots are many; those of the ops that stay are made first
+                segment.ready.popitem()
             segment.ready[key] = [self._make(step) for step in LOWER[op.kernel](op, site)]
         return segment.ready[key]
 
@@ -407,6 +427,7 @@ class GpuDevice:
     async def _finish(self) -> None:
         await self.host.done()
         self._finished()
+        self._check_open()  # nothing is as it was if we were closed meanwhile
 
     # Experts
 
@@ -416,6 +437,7 @@ class GpuDevice:
         row = self._row if chosen.index in bound.kept else 0
         data = await self.host.read(self._slots[chosen.index], 4 * row * chosen.width, 4 * len(self._ids) * chosen.width)
         self._finished()
+        self._check_open()
         self._chosen[bound.address, self._row] = set(data.cast("I"))
 
     def chosen(self, bound: Bound, route: int) -> set[int]:

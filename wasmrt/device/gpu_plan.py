@@ -123,14 +123,14 @@ def kv_bytes(model: Model, context: int) -> int:
     return counted(model, context, frozenset())[1].kv_bytes
 
 
-def plan_gpu(model: Model, context: int, budget: int | None) -> OnGpu:
+def plan_gpu(model: Model, context: int, budget: int | None, never: frozenset[int] = frozenset()) -> OnGpu:
     """What stays on the GPU. BudgetError if not even what must be there fits.
 
-    budget None: no limit is known, everything stays.
+    budget None: no limit is known, everything stays. never: extents that do not, as another GPU has no room for them.
     """
     extents = model.table.extents
     device, ledger = everything(model, context)
-    if budget is None or ledger.total_bytes <= budget:
+    if budget is None or (not never and ledger.total_bytes <= budget):
         return OnGpu(frozenset(range(len(extents))), ledger.within(budget, 0), 0, device.scratch_sizes)
     # What passes through the ring needs it as large as the largest of all; kernels are the same wherever weights lie.
     empty, _ = counted(model, context, frozenset())
@@ -149,7 +149,8 @@ def plan_gpu(model: Model, context: int, budget: int | None) -> OnGpu:
     together = units(model, device)
     sizes = [device.bytes_of(unit) for unit in together]
     rows = [i for i, unit in enumerate(together) if any(extents[e].kind is Kind.ROWS for e in unit)]
-    order = [i for i in range(len(together)) if i not in set(rows)]
+    may = [i for i, unit in enumerate(together) if never.isdisjoint(unit)]
+    order, rows = [i for i in may if i not in set(rows)], [i for i in may if i in set(rows)]
     chosen = fill([order[i] for i in spread([sizes[i] for i in order])] + rows, sizes, room)
     resident = frozenset(e for i in chosen for e in together[i])
     weights = sum(sizes[i] for i in chosen)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop
 from wasmrt.device.gpu import GpuDevice
+from wasmrt.errors import DeviceError
 from wasmrt.program.ops import Program
 from wasmrt.store.layers import LayerTable
 from wasmrt.store.plan import OnGpu
@@ -26,6 +27,7 @@ class SplitGpu:
         self._ranges = tuple(ranges)
         self._owner: dict[int, int] = {}  # by the id of a segment's table, which its Bound keeps alive
         self._bounds: list[Bound] = []
+        self._closed = False
 
     @property
     def kernel_seconds(self) -> float:
@@ -52,11 +54,16 @@ class SplitGpu:
             if mine:
                 part.upload(mine, data)
 
+    async def uploaded(self, everything: bool) -> None:
+        for part in self.parts:
+            await part.uploaded(everything)
+
     def begin(self, ids: Sequence[int], pos: int, n_out: int, row: int = 0) -> None:
         for part in self.parts:
             part.begin(ids, pos, n_out, row)
 
     async def run(self, bounds: Sequence[Bound], ops: range, partial: bool = False) -> Stop:
+        self._check_open()
         at = 0
         while at < len(bounds):
             owner = self._owner[id(bounds[at].table)]
@@ -67,7 +74,9 @@ class SplitGpu:
             last = ops.stop if end == len(bounds) else len(bounds[end - 1].program.ops)
             if owner and bounds[at].address == 0 and first == 0:
                 await self.parts[owner].take_stream(self.parts[owner - 1])
+                self._check_open()
             stop = await self.parts[owner].run(bounds[at:end], range(first, last), partial)
+            self._check_open()
             if (stop.segment, stop.next_op) != (end - at - 1, last) or stop.missing:
                 return replace(stop, segment=stop.segment + at)
             at = end
@@ -93,5 +102,10 @@ class SplitGpu:
     def close(self) -> None:
         for part in self.parts:
             part.close()
+        self._closed = True
         self._owner.clear()
         self._bounds.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DeviceError("the device was closed, so this pass was not finished; open the model again")

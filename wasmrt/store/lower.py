@@ -122,7 +122,8 @@ def plan_now(frames: Frames, table: LayerTable, budget: int) -> Plan:
     n_bytes = size_of(frames, list(resident))
     ring_bytes, expert_bytes = frames.ring.limit, frames.expert_cache.limit
     parts = replace(plan.parts, resident=resident, resident_bytes=n_bytes, ring_bytes=ring_bytes, expert_bytes=expert_bytes)
-    streamed = [held for held in frames.held if held.pool is not frames.resident and held.extent.kind is not Kind.ROWS]
+    elsewhere = Kind.ROWS, Kind.DEVICE
+    streamed = [held for held in frames.held if held.pool is not frames.resident and held.extent.kind not in elsewhere]
     return replace(
         plan,
         budget=budget,

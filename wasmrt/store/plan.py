@@ -196,7 +196,9 @@ class Demand:
 
     @property
     def row_bytes(self) -> int:
-        """Of the rows that a chunk may need."""
+        """Of the rows that a chunk may need; none if the embedding is on a GPU, where it is whole or not at all."""
+        if any(segment == 0 for i in self.of(Kind.DEVICE) for segment, _ in self.table.extents[i].places):
+            return 0
         return row_slots(self.table, self.chunk) * self.table.row_bytes
 
     @property
@@ -345,8 +347,9 @@ def _streaming(demand: Demand, room: int, policy: str, whole: bool) -> Parts:
     dense, experts = demand.of(Kind.DENSE), demand.of(Kind.EXPERT)
     sizes = [demand.frame(extent) for extent in table.extents]
     total = demand.bytes_of(dense)
-    if experts and total + demand.largest_expert <= room:  # every token needs these; of experts each a few
-        return Parts(tuple(dense), total, expert_bytes=room - total, row_bytes=rows, padding=padding)
+    left = room - total - demand.upload_bytes
+    if experts and demand.largest_expert <= left:  # every token needs the others; of experts each a few
+        return Parts(tuple(dense), total, demand.upload_bytes, left, rows, padding)
     expert_bytes = 0
     if experts:
         used = 2 * demand.largest_expert

@@ -5,7 +5,7 @@ a run uses is pinned.
 """
 
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -55,9 +55,11 @@ class LayerStore:
         predictor: Predictor | None = None,
         progress: Progress | None = None,
         upload: Upload | None = None,
+        uploaded: Callable[[bool], Awaitable[None]] | None = None,
     ) -> None:
         self.progress = progress  # told of bytes until all that a pass needs has been there once
         self._source, self._table = source, table
+        self._uploaded = uploaded
         self._prefetch = prefetch
         self._order = order = Order(table, predictor or Cyclic(len(table.segments)))
         self._frames = frames = Frames(source, table, memory, tables, plan, order, upload)
@@ -100,6 +102,8 @@ class LayerStore:
             was_there = self._held[i].there and self._held[i].seen and not self._held[i].fresh
             await self._frames.bring(i)
             self._held[i].fresh = False
+            if self._uploaded is not None:
+                await self._uploaded(at == len(order) - 1)
             if not was_there:
                 done += self._held[i].extent.n_bytes
                 if progress:
