@@ -10,7 +10,7 @@ from wasmrt.device.gpu_host import Range
 from wasmrt.device.gpu_layout import Layout
 from wasmrt.device.gpu_small import row_step
 from wasmrt.device.gpu_steps import NARROW, Grid, Lower, Pass, Site, Span, Step, ceil_div, fold, words
-from wasmrt.device.gpu_tune import Variant
+from wasmrt.device.gpu_tune import Tuning, Variant
 from wasmrt.program.ops import Op, Operand
 
 WG = 64  # threads of a workgroup of embed.wgsl
@@ -57,7 +57,7 @@ class Product:
 
     def constants(self, span: Span, variant: Variant) -> dict[str, float]:
         gate = int(bool(self.up))
-        return {**constants_of(self.site, variant, span.layout.units(self.x.width)), "GATE": gate, **self.placing()}
+        return {**constants_of(self.site.tuning, variant, span.layout.units(self.x.width)), "GATE": gate, **self.placing()}
 
     def placing(self) -> dict[str, float]:
         return {"IN_PLACE": 1} if self.in_place else {}
@@ -185,10 +185,10 @@ def reduce_file(variant: Variant) -> str:
     return "reduce_subgroup" if variant.subgroup else "reduce_shared"
 
 
-def constants_of(site: Site, variant: Variant, units: int) -> dict[str, float]:
+def constants_of(tuning: Tuning, variant: Variant, units: int) -> dict[str, float]:
     made: dict[str, float] = {"WG": variant.wg, "LANES": lanes_for(units, variant.lanes), "ROWS": variant.rows}
     if variant.subgroup:
-        made["LEAST_SUBGROUP"] = site.tuning.least_subgroup
+        made["LEAST_SUBGROUP"] = tuning.least_subgroup
     return made
 
 
@@ -288,7 +288,7 @@ def lower_expert_matmul(op: Op, site: Site) -> Iterator[Step]:
         shape = units, w.width, span.n_rows, span.at, 0, y.width, 0, 0.0, 0, 0, 0, 0
         params = words(*shape, n_used, per_expert, rows, span.first // rows, 0)
         variant = replace(site.tuning.for_one(span.layout.name, units), ints=False)  # x has a row for each, or for several
-        constants = {**constants_of(site, variant, units), "GATE": 0}
+        constants = {**constants_of(site.tuning, variant, units), "GATE": 0}
         per_group = variant.wg // int(constants["LANES"]) * variant.rows
         x_groups, y_groups, _ = fold(ceil_div(rows, per_group), site.limits)
         kind = "x_plain" if even else "x_any"
