@@ -567,7 +567,6 @@ def expert_entries(program, experts):
     return {w.first + e for w in program.weights if w.is_expert for e in experts}
 
 
-@settings(max_examples=50)
 @given(ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3), absent=st.sets(st.integers(0, 17)))
 def test_a_run_stops_for_missing_experts_and_resumes(kind, ids, absent):
     """It names exactly the entries that this pass needs; experts that no token chose may stay away."""
@@ -601,7 +600,6 @@ def test_a_run_stops_for_missing_experts_and_resumes(kind, ids, absent):
 # Recurrent state
 
 
-@settings(max_examples=50)
 @given(ids=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12), cuts=st.sets(st.integers(1, 11)))
 def test_recurrent_layers_give_the_same_for_any_split(kind, ids, cuts):
     """Rows of a call may be fewer than the taps; the window then keeps rows of calls before."""
@@ -741,7 +739,6 @@ REST = {REFERENCE: 1e-9, CPU: 1e-7, PLAIN: 1e-7, GPU: 1e-7}
 
 
 # Logits are whole, so that many are equal, at the edge of the best k too. exp of a wide one overflows unless it is shifted.
-@settings(max_examples=50)
 @given(
     row=st.lists(st.integers(-4, 4), min_size=1, max_size=60),
     scale=st.sampled_from([1, 1000]),
@@ -765,7 +762,6 @@ def test_candidates(kind, row, scale, k, recent, penalty, temperature):
         assert rig.candidates(k, recent, penalty, temperature) == got
 
 
-@settings(max_examples=50)
 @given(order=st.lists(st.integers(-3, 2), min_size=1, max_size=6), penalty=st.sampled_from([1.0, 2.0]), seed=st.integers(0, 99))
 def test_candidates_of_any_row(kind, order, penalty, seed):
     """The rows of a pass, asked in any order, are each as in a pass of its own; one that is NaN spoils no other."""
