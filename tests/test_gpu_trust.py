@@ -341,8 +341,8 @@ def test_logits_and_streamed_weights_survive_a_lost_gpu(path, monkeypatch):
         with wasmrt.load(path, **options) as model:
             loaded = faults.calls
             assert np.mean((model.logits(PROMPT) - wanted) ** 2) < 1e-9 * np.mean(wanted**2)
-    assert faults.calls > loaded + 2
-    for at in range(loaded + 1, faults.calls + 1, 2):
+    assert faults.calls > loaded + 1
+    for at in range(loaded + 1, faults.calls + 1):
         with monkeypatch.context() as patch:
             Faults(patch, "submit", at)
             with wasmrt.load(path, **options) as model:

@@ -102,9 +102,11 @@ async def fit(source: Source, header: Header, choice: Choice, options: EngineOpt
 
 async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: EngineOptions, budget: int) -> Fitted:
     """The same for GPUs, which have budgets of their own: what does not fit there is copied to them for each pass."""
-    from wasmrt.device import gpu_plan
+    from wasmrt.device import gpu_autotune, gpu_plan
 
     whole = build(header, fused=functools.partial(fuse, whole=True))
+    for adapter in site.adapters:  # before the ledger, which counts what the kernels that are chosen take
+        await gpu_autotune.prepare(adapter, functools.partial(site.host, adapter), whole.programs)
     config = whole.config
     max_out = max(1, min(CHUNK, LOGIT_BYTES // (4 * config.n_vocab)))
     wanted = options.context or min(config.n_ctx_train, DEFAULT_CONTEXT)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wasmrt.device.device import KEPT_NONE, Device, Kept, arena_offsets
-from wasmrt.device.gpu_host import Adapter
+from wasmrt.device.gpu_host import Adapter, GpuHost
 from wasmrt.errors import DeviceError, UnsupportedError
 from wasmrt.options import EngineOptions
 from wasmrt.program.ops import Program
@@ -42,6 +42,7 @@ class GpuSite:
     adapters: tuple[Adapter, ...]
     f16_cache: bool
     budget: int | None  # of each
+    host: Callable[[Adapter], GpuHost]  # a device of its own on one of them
 
     def parts(self, table: LayerTable) -> list[range]:
         """The segments of each."""
@@ -164,7 +165,7 @@ def _gpu(options: EngineOptions) -> Choice:
     if not there:
         raise DeviceError("no GPU is reached here by Vulkan, Metal or DX12; install its driver, or use device 'cpu'")
     chosen, f16_cache = _adapters(options.device, there), options.kv_type == "f16"
-    site = GpuSite(chosen, f16_cache, options.gpu_memory)
+    site = GpuSite(chosen, f16_cache, options.gpu_memory, gpu_native.WgpuHost)
 
     def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes:
         return Sizes((), (), ())  # all of it is on the GPU
