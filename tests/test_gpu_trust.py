@@ -336,6 +336,7 @@ def test_logits_and_streamed_weights_survive_a_lost_gpu(path, monkeypatch):
     options = {"gpu_memory": smallest(path)}
     with wasmrt.load(path, device="cpu") as model:
         wanted = model.logits(PROMPT).copy()
+    wasmrt.load(path, **options).close()  # the first checks and measures the GPU
     with monkeypatch.context() as patch:
         faults = Faults(patch, "submit")
         with wasmrt.load(path, **options) as model:
