@@ -548,7 +548,7 @@ class Model:
             return
         self._closed = True
         await self._placed.close()
-        self._bounds = ()
+        self._placed, self._bounds = replace(self._placed, bounds=()), ()  # their tables would keep the memory
         await self._source.close()
 
     async def __aenter__(self) -> "Model":

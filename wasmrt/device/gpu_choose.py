@@ -217,6 +217,7 @@ class Chooser:
         chain ends undecided where float32 or the 64 likeliest do not tell which. The outcome's undecided token is then to be
         drawn from `candidates` of this row.
         """
+        check_draw(options)
         row = self._drawn = self._bind(logits)
         self.draw_by(options)
         ranges = self._found, state, tokens, chain, uniforms
@@ -225,8 +226,8 @@ class Chooser:
 
     def draw_by(self, options: SamplerOptions) -> None:
         """From the next submit on, what `sampled` gave last draws by these."""
-        if not can_draw(options) or self._drawn is None:
-            raise ValueError(f"no chain of passes draws by {options}")
+        check_draw(options)
+        assert self._drawn is not None
         shape = FEW + 1, 0, options.temperature, options.top_k, options.top_p, options.min_p
         self._write_params(self._drawn, *shape)
 
@@ -247,6 +248,11 @@ class Chooser:
 def can_draw(options: SamplerOptions) -> bool:
     """Whether `sampled` knows how: no penalty, and a temperature that float32 reckons with."""
     return options.repeat_penalty == 1.0 and 1e-3 <= options.temperature <= 1e3
+
+
+def check_draw(options: SamplerOptions) -> None:
+    if not can_draw(options):
+        raise ValueError(f"no chain of passes draws by {options}")
 
 
 def outcome(chain: memoryview) -> Outcome:
