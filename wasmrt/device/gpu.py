@@ -171,7 +171,6 @@ class GpuDevice:
         """The extents that an op takes as one matrix, so that they stay on the GPU together or not at all."""
         for segment in self._segments:
             for groups in segment.groups:
-                # A matrix with what it is normed by: both in place, or both in a slot of the ring.
                 for group in groups:
                     yield self._regions.extents_of(segment.index, group)
 
@@ -496,11 +495,11 @@ class GpuDevice:
         if uniforms:
             self.host.write(self._uniforms[0], 0, array("f", uniforms[:n]))
         await self._encode(bounds, range(len(bounds[-1].program.ops)), False)
-        one, self._pending = [*self._pending, *self._choosing(bounds[-1], options)], []
+        steps, self._pending = [*self._pending, *self._choosing(bounds[-1], options)] * n, []
         assert self._chooser is not None
         self._chooser.begin(self._chained)
-        self.count(one * n)
-        self.host.submit(one * n, [(self._chained[0], 0, self._staging, 0, CHAIN_BYTES)])
+        self.count(steps)
+        self.host.submit(steps, [(self._chained[0], 0, self._staging, 0, CHAIN_BYTES)])
         try:
             return outcome(await self._reading(self.host.fetch(self._staging, CHAIN_BYTES))).tokens
         except asyncio.CancelledError:

@@ -46,7 +46,8 @@ def lower_binary(op: Op, site: Site) -> Iterator[Step]:
     else:
         second = site.dummy if lies_on(y, out) else site.slot(y)
     grid = plane(x.width, lambda p: p.rows(x), site.limits)
-    yield Step(("rows", op.kernel), words(x.width, are_out(x)), (first, second, site.slot(out)), grid, constants)
+    files = ("rows", "elementwise", op.kernel)
+    yield Step(files, words(x.width, are_out(x)), (first, second, site.slot(out)), grid, constants)
 
 
 def lower_last_rows(op: Op, site: Site) -> Iterator[Step]:
