@@ -10,10 +10,6 @@ override LANES: u32 = 8;  // a power of two
 override ROWS: u32 = 4;   // 1, 2 or 4
 override GATE: bool = false;
 
-fn silu(v: f32) -> f32 {
-    return v / (1.0 + exp(-max(v, -87.0)));
-}
-
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
     let lane = tid & (LANES - 1u);

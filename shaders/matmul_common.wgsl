@@ -34,3 +34,12 @@ fn sum_16(a: mat4x4<f32>) -> f32 {
     let s = a[0] + a[1] + (a[2] + a[3]);
     return s.x + s.y + (s.z + s.w);
 }
+
+// Where exp(-v) would leave the range of f32 it is held at its end, and the result is 0 to within 1e-36.
+fn silu_4(v: vec4<f32>) -> vec4<f32> {
+    return v / (1.0 + exp(-max(v, vec4<f32>(-87.0))));
+}
+
+fn silu(v: f32) -> f32 {
+    return silu_4(vec4<f32>(v)).x;
+}

@@ -21,10 +21,6 @@ fn row_dots(row: u32, u: u32, p0: Part, p1: Part, p2: Part, p3: Part) -> vec4<f3
     return vec4<f32>(part_dot(w, p0), part_dot(w, p1), part_dot(w, p2), part_dot(w, p3));
 }
 
-fn silu(v: vec4<f32>) -> vec4<f32> {
-    return v / (1.0 + exp(-max(v, vec4<f32>(-87.0))));
-}
-
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -84,7 +80,7 @@ fn pair(tid: u32, lane: u32, t: u32, j: u32, end: u32, mine_0: vec4<f32>, mine_1
     let sum_1 = over_lanes(tid, lane, mine_1);
     if (lane != 0u) { return; }
     if (GATE) {
-        put(t, j, end, silu(sum_0) * sum_1);
+        put(t, j, end, silu_4(sum_0) * sum_1);
         return;
     }
     put(t, j, end, sum_0);

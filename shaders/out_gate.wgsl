@@ -4,6 +4,6 @@
 @group(0) @binding(7) var<storage, read> gate: array<f32>;
 
 fn emit(row: u32, column: u32, value: f32) {
-    let g = gate[row * params.width + column];
-    y[row * params.width + column] = g / (1.0 + exp(-max(g, -87.0))) * value;
+    let i = row * params.width + column;
+    y[i] = silu(gate[i]) * value;
 }
