@@ -89,3 +89,11 @@ def reference_dir() -> Path:
     if not (folder / "README.md").is_file():
         skip_or_fail("reference", f"there is no reference data in {folder} (set WASMRT_REFERENCE)")
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist names the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests go to one worker, and so do all of one browser engine: there are not more browsers than workers."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        item.add_marker(pytest.mark.xdist_group(parameters.get("browser", item.path.name)))

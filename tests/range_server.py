@@ -88,6 +88,7 @@ class RangeServer:
         self.etag = True  # whether answers have one
         self.last_modified = True
         self.signed = signed
+        self.headers: dict[str, str] = {}  # more of them for every answer
         self.redirect_headers: dict[str, str] = {}  # more of them for the 302 of `signed`
         self.connections = 0  # made so far
         self.in_flight = 0  # requests being answered
@@ -334,7 +335,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         text = b"" if status in (200, 206) else f"{status}\n".encode()
         n_bytes = max(0, (len(text) or end - start) + fault.resize)
         headers |= {"Transfer-Encoding": "chunked"} if fault.chunked else {"Content-Length": str(n_bytes)}
-        headers |= dict(fault.headers)
+        headers |= owner.headers | dict(fault.headers)
         request.status = status
         if status == 206:
             request.range = (start, end)

@@ -15,7 +15,7 @@ def main(pytest_arguments: list[str]) -> int:
         "ruff": ["ruff", "check", "."],
         "mypy": ["mypy"],
         "wgsl": ["tools.lint_wgsl"],
-        "pytest": ["pytest", "-n", workers, "--dist", "loadfile", *pytest_arguments],
+        "pytest": ["pytest", "-n", workers, "--dist", "loadgroup", *pytest_arguments],
     }
     for name, command in checks.items():
         started = time.monotonic()
