@@ -154,7 +154,7 @@ class Rig:
             for weight in program.weights:
                 for i, piece in enumerate(pieces(weight, tensors[weight.name].data), weight.first):
                     table[i] = self.memory.allocate(len(piece))
-                    self.memory.view(table[i], len(piece))[:] = piece
+                    self.memory.write(table[i], piece)
 
     async def read(self) -> F32:
         """What the last segment gave in the last pass: f32 (n_out, width)."""

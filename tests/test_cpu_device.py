@@ -81,7 +81,7 @@ class Guarded(Rig):
             (device._scratch, self.frames.scratch * device.n_threads),
             *((a, self._cache_bytes(width)) for b in self.bounds for a, width in zip(b.kv, b.program.kv, strict=True)),
         ):
-            self.memory.view(address, n_bytes)[:] = b"\xff" * n_bytes
+            self.memory.write(address, b"\xff" * n_bytes)
         self.before = self._bytes().copy()
 
     def _recorded(self, ids: Any, pos: int, n_out: int, row: int = 0) -> None:

@@ -67,7 +67,7 @@ class Resident(Guarded):
         device.place(table, frozenset(range(len(table.extents))))
         for s, bound in enumerate(self.bounds):
             for entry, n_bytes in enumerate(sizes[s]):
-                device.upload([(s, entry)], self.memory.view(bound.table[entry], n_bytes))
+                device.upload([(s, entry)], self.memory.place(bound.table[entry], n_bytes))
                 bound.table[entry] = 0  # it is needed no more
         device.prepare()
 

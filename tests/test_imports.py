@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "wasmrt"
 
 # From the top down; a module may import those before it and its own neighbours.
 LAYERS = (
-    ("errors", "resources", "options"),
+    ("errors", "resources", "options", "browser"),
     ("gguf",),
     ("tokenizer",),
     ("store",),

@@ -65,9 +65,8 @@ async def measure(
         for i in range(program.n_entries):
             size = 4 * n if i == 0 else min(rows, m - (i - 1) * rows) * row
             bound.table[i] = memory.allocate(size)
-            view = memory.view(bound.table[i], size)
             data = np.resize(pool, size) if i else rng.standard_normal(n).astype(np.float32).view(np.uint8)
-            view[:] = data.tobytes()
+            memory.write(bound.table[i], data.tobytes())
         medians = []
         for t in tokens:
             machine.begin([0] * t, 0, t)

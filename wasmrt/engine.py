@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wasmrt.device.choice import Choice, choose
+from wasmrt.device.choice import Choice, choose, ready
 from wasmrt.device.device import Bound, Candidates, Chaining, Device, Uploading
 from wasmrt.draft import Room
 from wasmrt.errors import BudgetError, ContextFull, DeviceError, UnsupportedError, WasmrtError
@@ -53,6 +53,7 @@ async def open(
     kv_type: str | None = None,
     draft: int | None = None,
     progress: Progress | None = None,
+    wait: bool = True,
 ) -> "Model":
     """Open a model: read its header, check it, plan, and bring its weights into memory.
 
@@ -66,19 +67,21 @@ async def open(
     "f32" (None) or "f16", which takes half the memory and rounds. policy: what stays in memory of a model that is larger,
     "plan" or, to compare, "lru" or "belady". prefetch: pieces of it that are read ahead, at most; None: as many as help. draft:
     tokens guessed from what the text repeats and verified in one pass, at most; None: as many as reading leaves time for.
-    progress is called with (bytes read, bytes in all).
+    progress is called with (bytes read, bytes in all). wait: until the weights that stay are there; False: they go on coming
+    while the first tokens are computed, each layer as soon as it is there.
     Raises FormatError, UnsupportedError, SourceError, BudgetError or DeviceError; cancelling it leaves nothing behind.
     """
     budgets = parse_bytes(memory), parse_bytes(gpu_memory)
     options = EngineOptions(device, *budgets, context, threads, policy, prefetch, kv_type, draft)
     started = time.perf_counter()
+    await ready(device)
     choice = choose(options)
     source, header = await open_model(demo_model() if ref is None else ref)
     try:
         try:
-            placed = await _place(source, header, choice, options, progress)
+            placed = await _place(source, header, choice, options, progress, wait=wait)
         except FAILURES as error:
-            placed = await _place_on_cpu(source, header, options, _why_cpu(options, choice, error), progress)
+            placed = await _place_on_cpu(source, header, options, _why_cpu(options, choice, error), progress, wait)
     except BaseException:
         await source.close()
         raise
@@ -107,7 +110,13 @@ class Placed:
 
 
 async def _place(
-    source: Source, header: Header, choice: Choice, options: EngineOptions, progress: Progress | None, note: str = ""
+    source: Source,
+    header: Header,
+    choice: Choice,
+    options: EngineOptions,
+    progress: Progress | None,
+    note: str = "",
+    wait: bool = True,
 ) -> Placed:
     """Plan a model for a device, make that, check it if it is a GPU, and load. note: told once there is a plan."""
     fitted = await fit(source, header, choice, options)
@@ -130,10 +139,13 @@ async def _place(
             source, built.table, memory, tables, plan, options.prefetch, upload=upload, uploaded=uploaded
         )
         try:
-            if fitted.gpus or not plan.streams:
-                await store.load(progress)
-            else:  # the first pass reads everything anyway, and computes meanwhile
+            stays = fitted.gpus or not plan.streams
+            if not stays:  # the first pass reads everything anyway, and computes meanwhile
                 store.progress = progress
+            elif wait:
+                await store.load(progress)
+            else:
+                store.begin(progress)
         except BaseException:
             await store.close()
             raise
@@ -157,10 +169,10 @@ def _why_cpu(options: EngineOptions, choice: Choice, error: WasmrtError) -> str:
 
 
 async def _place_on_cpu(
-    source: Source, header: Header, options: EngineOptions, why: str, progress: Progress | None = None
+    source: Source, header: Header, options: EngineOptions, why: str, progress: Progress | None = None, wait: bool = True
 ) -> Placed:
     on_cpu = replace(options, device="cpu", gpu_memory=None)
-    return await _place(source, header, choose(on_cpu), on_cpu, progress, why)
+    return await _place(source, header, choose(on_cpu), on_cpu, progress, why, wait)
 
 
 async def open_tokenizer(ref: Ref | None = None) -> Tokenizer:
@@ -522,6 +534,10 @@ class Model:
         device, store = self.device, self._store.metrics.as_dict()
         counted = device.n_threads, self._load_seconds, device.kernel_seconds, self._passes, store
         return ModelStats(device.name, *counted, self._choice.adapter)
+
+    async def loaded(self) -> None:
+        """Wait until the weights that stay are there, after open(wait=False). Raises what has kept them from coming."""
+        await self._store.load()
 
     async def predict(self) -> Prediction:
         """How fast a token will come, from a measurement of the source and the kernels.

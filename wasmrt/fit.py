@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wasmrt import browser
 from wasmrt.device.choice import Choice, GpuSite
 from wasmrt.device.device import KEPT_NONE, Kept
 from wasmrt.errors import BudgetError, ContextFull
@@ -181,6 +182,10 @@ def _streaming(site: GpuSite, built: Built, models: "Sequence[gpu_plan.Model]", 
 
 def spare_memory() -> int:
     """The budget of who names none: a share of what is free, also of what a Linux container may still take."""
+    if browser.IN_PAGE:
+        from wasmrt.device.cpu_browser import spare_memory as spare_in_page
+
+        return spare_in_page()
     import psutil
 
     free = psutil.virtual_memory().available

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from wasmrt.device.choice import choose
+from wasmrt.device.choice import choose, ready
 from wasmrt.fit import fit
 from wasmrt.model.build import Built
 from wasmrt.options import EngineOptions, Ref
@@ -22,6 +22,7 @@ HOMES = {
 
 async def examine(ref: Ref, options: EngineOptions, read_rate: float | None, compute_rate: float | None) -> dict[str, Any]:
     """The plan and the prediction for a file, as plain values for JSON. Rates, in bytes per second, are measured if None."""
+    await ready(options.device)
     choice = choose(options)
     source, header = await open_model(ref)
     try:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from wasmrt.errors import DeviceError, SourceError
+from wasmrt.errors import DeviceError, SourceError, UnsupportedError
 
 PACKAGE = Path(__file__).resolve().parent
 DATA = PACKAGE / "data"
 SHADERS = PACKAGE.parent / "shaders"  # of a checkout; a wheel has them in the package
+PAGES = PACKAGE.parent / "build" / "web", PACKAGE / "web"  # of a checkout, where it is built; of a wheel
 
 
 def demo_model() -> Path:
@@ -27,9 +28,25 @@ def kernels(build: str) -> Path:
     return path
 
 
+def script(name: str) -> Path:
+    """The JavaScript file web/NAME.js. Raises UnsupportedError where it is missing."""
+    for folder in (PACKAGE / "web", PACKAGE.parent / "web"):
+        if (path := folder / f"{name}.js").is_file():
+            return path
+    raise UnsupportedError(f"the script {name!r} is not in this installation ({PACKAGE}); install wasmrt again")
+
+
 def shader(name: str) -> Path:
     """The WGSL file shaders/NAME.wgsl. Raises DeviceError where it is missing."""
     for folder in (PACKAGE / "shaders", SHADERS):
         if (path := folder / f"{name}.wgsl").is_file():
             return path
     raise DeviceError(f"the shader {name!r} is not in this installation ({PACKAGE}); install wasmrt again")
+
+
+def page() -> Path:
+    """The folder of the page, with its index.html, Pyodide and the wheels. Raises SourceError where it was never built."""
+    for folder in PAGES:
+        if (folder / "index.html").is_file():
+            return folder
+    raise SourceError(f"the page is not in this installation ({PAGES[0]}); build it with: make web")

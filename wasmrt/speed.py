@@ -139,14 +139,14 @@ async def computing_rate(choice: Choice, built: Built, stays: bool = True) -> fl
         for extent in table.extents:
             [(segment, entry)] = extent.places
             bounds[segment].table[entry] = address = memory.allocate(extent.n_bytes)
-            memory.view(address, extent.n_bytes)[:] = b"\1" * extent.n_bytes  # unwritten pages are all one page of zeros
+            memory.write(address, b"\1" * extent.n_bytes)  # unwritten pages are all one page of zeros
         if stays and isinstance(device, Uploading):
             n_each, n_extents = len(programs), len(table.extents)
             everything = OnGpu(frozenset(range(n_extents // n_each)), GpuLedger(0, 0, 0, 0, 0, 0))
             device.settle(table, [everything] * n_each)
             for extent in table.extents:
                 [(segment, entry)] = extent.places
-                device.upload(extent.places, memory.view(bounds[segment].table[entry], extent.n_bytes))
+                device.upload(extent.places, memory.place(bounds[segment].table[entry], extent.n_bytes))
         times: list[float] = []
         while len(times) <= COMPUTE_RUNS and sum(times[1:]) < COMPUTE_SECONDS:
             device.begin([0], 0, 1)

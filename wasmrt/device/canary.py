@@ -297,7 +297,7 @@ def bind(
         elif memory is not None:
             ((segment, entry),) = extent.places
             bounds[segment].table[entry] = address = memory.allocate(len(some_bytes))
-            memory.view(address, len(some_bytes))[:] = some_bytes
+            memory.write(address, some_bytes)
     return bounds
 
 

@@ -7,16 +7,20 @@ import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from wasmrt import browser
 from wasmrt.device.device import KEPT_NONE, Device, Kept, arena_offsets
 from wasmrt.device.gpu_host import Adapter, GpuHost
-from wasmrt.errors import DeviceError, UnsupportedError
+from wasmrt.errors import DeviceError
 from wasmrt.options import EngineOptions
 from wasmrt.program.ops import Program
 from wasmrt.store.layers import LayerTable, shares
 from wasmrt.store.memory import HostMemory, Memory
 from wasmrt.store.plan import OnGpu, Sizes
+
+if TYPE_CHECKING:
+    from wasmrt.device.cpu import Host
 
 log = logging.getLogger("wasmrt")
 
@@ -91,6 +95,16 @@ class Choice:
         return ", ".join(adapter.name for adapter in self.gpu.adapters) if self.gpu else ""
 
 
+async def ready(device: str) -> None:
+    """Have what choose() needs and cannot wait for: in a page its scripts, and a GPU if it may be one."""
+    if browser.IN_PAGE:
+        await browser.load("memory", "cpu")
+        if device.partition(":")[0].partition(",")[0] in ("auto", "gpu"):
+            from wasmrt.device import gpu_browser
+
+            await gpu_browser.find()
+
+
 def choose(options: EngineOptions) -> Choice:
     """What computes: "auto" is the best there is. Options that it has no use for are named, not swallowed.
 
@@ -117,8 +131,11 @@ def choose(options: EngineOptions) -> Choice:
 
 def real_gpus() -> tuple[list[Adapter], str]:
     """The GPUs that device "auto" may take, best first, none of which is a program that imitates one; or why there are none."""
-    if sys.platform == "emscripten":
-        return [], "a page's GPU is not used yet"
+    if browser.IN_PAGE:
+        from wasmrt.device import gpu_browser
+
+        real = [adapter for adapter in gpu_browser.adapters() if not adapter.software]
+        return real, "" if real else "the browser gives no GPU to this page"
     if sys.platform.startswith("linux") and not any(map(glob.glob, GPU_NODES)):
         return [], f"no driver of a GPU is at work here (there is no {', '.join(GPU_NODES)})"
     try:
@@ -132,6 +149,8 @@ def real_gpus() -> tuple[list[Adapter], str]:
 
 
 def _reference() -> Choice:
+    if browser.IN_PAGE:
+        raise DeviceError("the reference device needs numpy, which a page does not have; use device 'cpu'")
     try:
         from wasmrt.device.reference import ReferenceDevice
     except ImportError as error:
@@ -152,10 +171,34 @@ def _reference() -> Choice:
 
 
 def _gpu(options: EngineOptions) -> Choice:
-    if sys.platform == "emscripten":
-        raise UnsupportedError("the gpu device does not run in a page yet; use device 'reference', which needs numpy")
     from wasmrt.device import canary, gpu, gpu_split
 
+    there, make_host, new_memory = _page_gpus() if browser.IN_PAGE else _native_gpus()
+    chosen, f16_cache = _adapters(options.device, there), options.kv_type == "f16"
+    site = GpuSite(chosen, f16_cache, options.gpu_memory, make_host)
+
+    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes:
+        return Sizes((), (), ())  # all of it is on the GPU
+
+    def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
+        memory = new_memory(n_bytes)
+        devices = [gpu.GpuDevice(make_host(adapter), memory, f16_cache) for adapter in chosen]
+        if len(devices) == 1:
+            return memory, devices[0]
+        return memory, gpu_split.SplitGpu(devices, site.shares([sum(w.n_bytes for w in p.weights) for p in programs]))
+
+    async def check(programs: Sequence[Program] | None) -> None:
+        for adapter in dict.fromkeys(chosen):
+            await canary.check(adapter, functools.partial(make_host, adapter), f16_cache, programs)
+
+    return Choice("gpu", sizes, make, site, check)
+
+
+_Gpus: TypeAlias = tuple[Sequence[Adapter], Callable[[Adapter], GpuHost], Callable[[int], Memory]]
+
+
+def _native_gpus() -> _Gpus:
+    """The adapters, what makes a host on one, and what makes the memory where weights are before they are on a GPU."""
     try:
         from wasmrt.device import gpu_native
     except (ImportError, OSError, RuntimeError) as error:  # the last two without its native library, as on musl
@@ -164,24 +207,18 @@ def _gpu(options: EngineOptions) -> Choice:
     there = gpu_native.adapters()
     if not there:
         raise DeviceError("no GPU is reached here by Vulkan, Metal or DX12; install its driver, or use device 'cpu'")
-    chosen, f16_cache = _adapters(options.device, there), options.kv_type == "f16"
-    site = GpuSite(chosen, f16_cache, options.gpu_memory, gpu_native.WgpuHost)
+    return there, gpu_native.WgpuHost, HostMemory
 
-    def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes:
-        return Sizes((), (), ())  # all of it is on the GPU
 
-    def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
-        memory = HostMemory(n_bytes)
-        devices = [gpu.GpuDevice(gpu_native.WgpuHost(adapter), memory, f16_cache) for adapter in chosen]
-        if len(devices) == 1:
-            return memory, devices[0]
-        return memory, gpu_split.SplitGpu(devices, site.shares([sum(w.n_bytes for w in p.weights) for p in programs]))
+def _page_gpus() -> _Gpus:
+    """The same in a page."""
+    from wasmrt.device import cpu_browser, gpu_browser
+    from wasmrt.store.browser_memory import BrowserMemory
 
-    async def check(programs: Sequence[Program] | None) -> None:
-        for adapter in dict.fromkeys(chosen):
-            await canary.check(adapter, functools.partial(gpu_native.WgpuHost, adapter), f16_cache, programs)
-
-    return Choice("gpu", sizes, make, site, check)
+    there = gpu_browser.adapters()
+    if not there:
+        raise DeviceError("the browser gives this page no GPU: it has no WebGPU, or has it switched off; use device 'cpu'")
+    return there, gpu_browser.PageHost, lambda n_bytes: BrowserMemory(cpu_browser.choose_build(n_bytes), n_bytes)
 
 
 def _adapters(device: str, there: Sequence[Adapter]) -> tuple[Adapter, ...]:
@@ -201,26 +238,46 @@ def _adapters(device: str, there: Sequence[Adapter]) -> tuple[Adapter, ...]:
 
 
 def _cpu(options: EngineOptions, build: str) -> Choice:
-    if sys.platform == "emscripten":
-        raise UnsupportedError("the cpu device does not run in a page yet; use device 'reference', which needs numpy")
     from wasmrt.device import cpu
 
-    try:
-        from wasmrt.device import cpu_native
-    except ImportError as error:
-        why = f"the cpu device needs wasmtime, which is not here ({error})"
-        raise DeviceError(f'{why}; install it with: python -m pip install "{WASMTIME}"') from error
+    make_host, choose_build, default_threads = _page_cpu(build) if browser.IN_PAGE else _native_cpu()
     f16_cache = options.kv_type == "f16"
+    one_thread = build == "plain" or choose_build(0) == "plain"
 
     def n_threads(programs: Sequence[Program]) -> int:
         weight_bytes = sum(w.n_bytes for p in programs for w in p.weights)
-        return 1 if build == "plain" else options.threads or cpu_native.default_threads(weight_bytes)
+        return 1 if one_thread else options.threads or default_threads(weight_bytes)
 
     def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept = KEPT_NONE, /) -> Sizes:
         return cpu.sizes(programs, max_tokens, max_out, kept, n_threads(programs), f16_cache)
 
     def make(programs: Sequence[Program], n_bytes: int) -> tuple[Memory, Device]:
-        host = cpu_native.WasmtimeHost(build or cpu_native.choose_build(n_bytes), n_bytes, n_threads(programs))
+        host = make_host(build or choose_build(n_bytes), n_bytes, n_threads(programs))
         return host.memory, cpu.CpuDevice(host, f16_cache)
 
     return Choice("cpu", sizes, make)
+
+
+# What makes a host (of a build, with so much memory, with so many threads), what chooses a build, and how many threads.
+_Cpu: TypeAlias = tuple[Callable[[str, int, int], "Host"], Callable[[int], str], Callable[[int], int]]
+
+
+def _native_cpu() -> _Cpu:
+    try:
+        from wasmrt.device import cpu_native
+    except ImportError as error:
+        why = f"the cpu device needs wasmtime, which is not here ({error})"
+        raise DeviceError(f'{why}; install it with: python -m pip install "{WASMTIME}"') from error
+    return cpu_native.WasmtimeHost, cpu_native.choose_build, cpu_native.default_threads
+
+
+def _page_cpu(build: str) -> _Cpu:
+    from wasmrt.device import cpu_browser
+
+    shared, wide = cpu_browser.abilities()
+    if build in ("wasm32", "wasm64") and not shared:
+        lacks = "memory that workers share: it is not cross-origin isolated, or the browser has none"
+        raise DeviceError(f"this page has no {lacks}; use device 'cpu'")
+    if build == "wasm64" and not wide:
+        raise DeviceError("this browser has no memory with 64-bit addresses; use device 'cpu'")
+    return cpu_browser.PageHost, cpu_browser.choose_build, cpu_browser.default_threads

@@ -27,7 +27,7 @@ TEAM_BYTES = 440
 TEAM_TAIL = struct.Struct("<12I6Q6I")  # the team from n_threads on
 TEAM_TAIL_AT = 320
 CURSOR_BYTES = 64  # of each thread: a cache line
-CANCEL_AT, ABORT_AT = 0, 1  # bytes of the control word, so that none of them undoes the other
+CANCEL_AT = 0  # the first byte of the control word: abort_team writes another, so that neither undoes the other
 BINDING = struct.Struct("<5Q")
 SLOT = struct.Struct("<2Q")
 ASK = struct.Struct("<4d5Q4I")  # candidates.c
@@ -39,7 +39,10 @@ class Host(Protocol):
     """The kernels' module with its memory and threads."""
 
     n_threads: int
-    kernel_seconds: float  # in exported functions so far
+
+    @property
+    def kernel_seconds(self) -> float:
+        """In exported functions so far."""
 
     @property
     def memory(self) -> Memory: ...
@@ -180,16 +183,13 @@ class CpuDevice:
         for program in dict.fromkeys(programs):
             data = serialize(program)
             self._programs[program] = allocate(len(data))
-            self._memory.view(self._programs[program], len(data))[:] = data
+            self._memory.write(self._programs[program], data)
         for program in self._programs:
             for op in program.ops:
                 if op.kernel == "embed" and op.ins[0] is not None:
                     self._n_rows_embedded = min(self._n_rows_embedded, program.weights[op.ins[0].index].shape[1])
         self._team = allocate(TEAM_BYTES)
-        self._team_view = self._memory.view(self._team, TEAM_BYTES)
         self._ids, self._run_list = allocate(f.ids), allocate(f.run_list)
-        self._run_list_view = self._memory.view(self._run_list, f.run_list).cast("Q")
-        self._ids_view = self._memory.view(self._ids, f.ids).cast("i")
         self._quantized, self._candidates = allocate(f.quantized), allocate(f.candidates)
         n = self.n_threads
         self._stacks, self._cursors = allocate(n * STACK_BYTES), allocate(n * CURSOR_BYTES)
@@ -211,17 +211,15 @@ class CpuDevice:
         slots = tuple(self._arena + at for at in arena_offsets(program, self._max_tokens, self._max_out, self._kept)[:-1])
         keeps = self._kept.of(program)
         slot_list = [x for i, at in enumerate(slots) for x in (at, 4 * program.slots[i].width if i in keeps else 0)]
-        size = _binding_bytes(program)
-        address = allocate(size)
-        view = self._memory.view(address, size)
-        at = BINDING.size
-        places = []
-        for addresses in (slot_list, kv, state):
-            places.append(address + at)
-            view[at : at + 8 * len(addresses)] = array("Q", addresses).tobytes()
-            at += 8 * len(addresses)
-        BINDING.pack_into(view, 0, self._programs[program], address + at, *places)
-        return Bound(program, view[at:].cast("Q"), slots, kv, state, address, keeps)
+        address = allocate(_binding_bytes(program))
+        lists = [array("Q", addresses) for addresses in (slot_list, kv, state)]
+        slots_at = address + BINDING.size
+        kv_at = slots_at + 8 * len(slot_list)
+        state_at = kv_at + 8 * len(kv)
+        table_at = state_at + 8 * len(state)
+        binding = BINDING.pack(self._programs[program], table_at, slots_at, kv_at, state_at)
+        self._memory.write(address, b"".join([binding, *lists]))
+        return Bound(program, self._memory.words(table_at, program.n_entries), slots, kv, state, address, keeps)
 
     def begin(self, ids: Sequence[int], pos: int, n_out: int, row: int = 0) -> None:
         n = len(ids)
@@ -231,17 +229,16 @@ class CpuDevice:
             there_are = f"there are {self._n_rows_embedded} tokens and {self._context} positions"
             raise ValueError(f"tokens {min(ids)} to {max(ids)} at {pos} on: {there_are}")
         check_rows(row, n, self._kept)
-        self._ids_view[:n] = memoryview(array("i", ids))
+        self._memory.write(self._ids, array("i", ids))
         self._n_out, self._row = n_out, row
         self._tail[2:6] = self._context, n, pos, n_out
 
     async def run(self, bounds: Sequence[Bound], ops: range, partial: bool = False) -> Stop:
         self._check_open()
-        for i, bound in enumerate(bounds):
-            self._run_list_view[i] = bound.address
+        self._memory.write(self._run_list, array("Q", [bound.address for bound in bounds]))
         self._tail[6:12] = len(bounds), ops.start, ops.stop, 0, 0, 0
         self._tail[-2:] = self._row, partial
-        TEAM_TAIL.pack_into(self._team_view, TEAM_TAIL_AT, *self._tail)
+        self._memory.write(self._team + TEAM_TAIL_AT, TEAM_TAIL.pack(*self._tail))
         running = asyncio.ensure_future(self._host.run(self._team))
         cancelled = await finish(running, self._cancel)
         failed = running.exception()
@@ -249,13 +246,13 @@ class CpuDevice:
             self._failure = self._failure or str(failed) or repr(failed)
         self._check_open(failed)
         if cancelled:
-            self._team_view[CANCEL_AT] = 0
+            self._memory.write(self._team + CANCEL_AT, b"\0")
             raise asyncio.CancelledError
         return self._stop(running.result(), bounds, ops)
 
     def _stop(self, status: int, bounds: Sequence[Bound], ops: range) -> Stop:
         """What a run's status means."""
-        *_, segment, op = TEAM_TAIL.unpack_from(self._team_view, TEAM_TAIL_AT)[:12]
+        *_, segment, op = TEAM_TAIL.unpack(self._memory.read(self._team + TEAM_TAIL_AT, TEAM_TAIL.size))[:12]
         program = bounds[segment].program if segment < len(bounds) else bounds[-1].program
         if status == DONE:
             return Stop(len(bounds) - 1, ops.stop)
@@ -282,11 +279,11 @@ class CpuDevice:
         chosen, n_tokens = route.out[0], self._tail[3]
         row = self._row if chosen.index in bound.kept else 0
         address = bound.slots[chosen.index] + 4 * row * chosen.width
-        return set(self._memory.view(address, 4 * n_tokens * chosen.width).cast("i"))
+        return set(memoryview(self._memory.read(address, 4 * n_tokens * chosen.width)).cast("i"))
 
     def clear_state(self, bound: Bound) -> None:
         for address, n in zip(bound.state, bound.program.state, strict=True):
-            self._memory.view(address, 4 * n)[:] = bytes(4 * n)
+            self._memory.write(address, bytes(4 * n))
 
     async def logits(self, head: Bound) -> "memoryview[float]":
         self._check_open()
@@ -295,7 +292,7 @@ class CpuDevice:
         address = head.slots[result.index]
         if n and not self._host.call("all_finite", address, n):
             raise _not_numbers()
-        return memoryview(bytes(self._memory.view(address, 4 * n))).cast("f", (self._n_out, result.width))
+        return memoryview(self._memory.read(address, 4 * n)).cast("f", (self._n_out, result.width))
 
     async def candidates(
         self, head: Bound, k: int, recent: Sequence[int], penalty: float, temperature: float, row: int = -1
@@ -305,18 +302,19 @@ class CpuDevice:
         logits = head.slots[head.program.result.index] + 4 * n * out_row(row, self._n_out)
         k = min(k, n)
         penalised = array("i", set(recent) if penalty != 1.0 else ())
-        view, ask = self._memory.view, self._candidates
+        memory, ask = self._memory, self._candidates
         ids, best, given, saved = (ask + aligned(ASK.size) + 4 * n * i for i in range(4))
-        view(given, 4 * len(penalised)).cast("i")[:] = memoryview(penalised)
+        memory.write(given, penalised)
         where = (logits, ids, best, given, saved)
-        ASK.pack_into(view(ask, ASK.size), 0, 0, 0, penalty, temperature, *where, n, k, len(penalised), 0)
+        memory.write(ask, ASK.pack(0, 0, penalty, temperature, *where, n, k, len(penalised), 0))
         if self._host.call("candidates", ask):
             raise _not_numbers()
-        rest, rest_at = view(ask, 16).cast("d")
-        return Candidates(view(ids, 4 * k).cast("i").tolist(), view(best, 4 * k).cast("f").tolist(), rest, rest_at)
+        rest, rest_at = struct.unpack("<2d", memory.read(ask, 16))
+        return Candidates(array("i", memory.read(ids, 4 * k)), array("f", memory.read(best, 4 * k)), rest, rest_at)
 
     def _cancel(self) -> None:
-        self._team_view[CANCEL_AT] = 1
+        if not self._failure:  # else the run leaves anyway, and its memory may be gone
+            self._memory.write(self._team + CANCEL_AT, b"\1")
 
     def _check_open(self, cause: BaseException | None = None) -> None:
         if self._failure:
@@ -324,12 +322,6 @@ class CpuDevice:
 
     def close(self) -> None:
         self._failure = self._failure or "the device was closed, so this pass was not finished; open the model again"
-        if self._team:
-            self._team_view[ABORT_AT] = 1
-            # A run that is leaving still looks here: at a copy, so that who keeps a closed device keeps none of its memory.
-            self._team_view = memoryview(bytearray(self._team_view))
-            self._ids_view = memoryview(bytearray(self._ids_view)).cast("i")
-            self._run_list_view = memoryview(bytearray(self._run_list_view)).cast("Q")
         self._host.abort()
 
 

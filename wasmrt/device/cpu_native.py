@@ -23,7 +23,7 @@ from wasmtime import _ffi as ffi
 
 from wasmrt.errors import BudgetError, DeviceError
 from wasmrt.resources import kernels
-from wasmrt.store.memory import aligned, release_pages
+from wasmrt.store.memory import Viewed, aligned
 
 PAGE = 65536
 BUILDS = ("wasm32", "wasm64", "plain")
@@ -40,7 +40,7 @@ class SharedMemory(wasmtime.SharedMemory):
         return ffi.wasmtime_extern_t(ffi.WASMTIME_EXTERN_SHAREDMEMORY, union)
 
 
-class WasmMemory:
+class WasmMemory(Viewed):
     """The module's linear memory, made at its full size; the operating system backs a page when it is first written.
 
     The first pages are the module's own (its data); frames begin after them.
@@ -84,9 +84,6 @@ class WasmMemory:
         if address < self._start or n_bytes < 0 or address + n_bytes > self._start + self.used:
             raise ValueError(f"no frame at {address} + {n_bytes}")
         return self._bytes[address : address + n_bytes]
-
-    def release(self, address: int, n_bytes: int) -> None:
-        release_pages(self.view(address, n_bytes))
 
     def close(self) -> None:
         self.extern = self.store = None

@@ -1,7 +1,6 @@
 """The interface of a device: compile programs, bind a segment's weights and cache, run ops, read the result."""
 
 import asyncio
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +10,7 @@ from wasmrt.gguf.types import BY_NAME
 from wasmrt.options import SamplerOptions
 from wasmrt.program.ops import Program
 from wasmrt.store.layers import LayerTable
-from wasmrt.store.memory import aligned
+from wasmrt.store.memory import Frame, Words, aligned
 from wasmrt.store.plan import OnGpu
 
 # The formats that every device computes with, by ggml's ids: what one can run, all can.
@@ -53,7 +52,7 @@ class Bound:
     """A segment on a device: its program, its address table, where its slots lie, its own cache and state buffers."""
 
     program: Program
-    table: "array[int] | memoryview[int]"  # 64-bit addresses, for the store to fill; 0: not in memory
+    table: Words  # 64-bit addresses, for the store to fill; 0: not in memory
     slots: tuple[int, ...]
     kv: tuple[Any, ...]
     state: tuple[Any, ...]
@@ -159,7 +158,7 @@ class Uploading(Protocol):
     def settle(self, table: LayerTable, homes: Sequence[OnGpu]) -> None:
         """Make room for the weights that stay there, and a ring for the others; all segments of the table are bound by now."""
 
-    def upload(self, places: Sequence[tuple[int, int]], data: memoryview) -> None:
+    def upload(self, places: Sequence[tuple[int, int]], data: Frame) -> None:
         """A weight that stays has come, for these entries (segment, entry); `data` may be reused at once."""
 
     async def uploaded(self, everything: bool) -> None:

@@ -26,7 +26,7 @@ from wasmrt.errors import BudgetError, DeviceError, UnsupportedError
 from wasmrt.options import SamplerOptions
 from wasmrt.program.ops import STATE_SLOTS, Op, Operand, Program, Weight
 from wasmrt.store.layers import LayerTable
-from wasmrt.store.memory import Memory
+from wasmrt.store.memory import Frame, Memory
 from wasmrt.store.plan import OnGpu, mib
 
 T = TypeVar("T")
@@ -185,7 +185,7 @@ class GpuDevice:
             self.host.buffer(4 * self.max_out * n_vocab, Use.READ)
             self._chooser.reserve(self.max_out)
 
-    def upload(self, places: Sequence[tuple[int, int]], data: memoryview) -> None:
+    def upload(self, places: Sequence[tuple[int, int]], data: Frame) -> None:
         """A weight that stays has come, for these entries (segment, entry); `data` may be reused at once."""
         raw = self.scratch("raw", -(-len(data) // 4) * 4)
         self._uploader.write(raw[0], 0, data)
@@ -339,7 +339,7 @@ class GpuDevice:
         n_bytes = group.file_row_bytes * part.n_rows
         return Piece(self._view(bound, part, 0, n_bytes), n_bytes, group, at, part.n_rows)
 
-    def _view(self, bound: Bound, part: Part, offset: int, n_bytes: int) -> memoryview:
+    def _view(self, bound: Bound, part: Part, offset: int, n_bytes: int) -> Frame:
         """Bytes of an entry in the store's memory."""
         assert self._memory is not None
         address = bound.table[part.entry]
@@ -348,7 +348,7 @@ class GpuDevice:
             name = next(w.name for w in weights if w.first <= part.entry < w.first + w.n_entries)
             where = f"entry {part.entry} of its segment"
             raise NotInMemory(f"tensor {name!r} is not in memory ({where}): load it before this op runs")
-        return self._memory.view(address + offset, n_bytes)
+        return self._memory.place(address + offset, n_bytes)
 
     def _rows_of_tokens(self, bound: Bound, group: Group) -> Load:
         """Of an embedding a row for each token, which then has its number as id."""
@@ -358,7 +358,7 @@ class GpuDevice:
             rows.append(self._view(bound, part, (token - part.first) * n_bytes, n_bytes))
         self.host.write(self._token_ids, 0, array("I", range(len(rows))))
         n_rows = self.max_tokens if len(rows) > NARROW else NARROW  # those past the end are not looked at
-        piece = Piece(b"".join(rows), n_bytes * n_rows, group, 0, n_rows)
+        piece = Piece(b"".join(map(bytes, rows)), n_bytes * n_rows, group, 0, n_rows)
         return Load(((group, 0, n_rows),), (piece,), (n_rows,))
 
     def largest_load(self) -> SlotBytes:
@@ -569,10 +569,10 @@ class GpuDevice:
     def host_vector(self, segment: Segment, weight: Weight) -> Sequence[float]:
         if self._memory is None:
             return [1.0] * weight.shape[0]
-        data: bytes | memoryview | None = self._regions.host_bytes(segment.index, weight.first)
+        data = self._regions.host_bytes(segment.index, weight.first)
         if data is None:
             address = segment.bound.table[weight.first]
-            data = self._memory.view(address, weight.n_bytes)
+            data = self._memory.read(address, weight.n_bytes)
         if weight.type.name != "F32":
             raise UnsupportedError(f"tensor {weight.name!r} is in format {weight.type.name}; the gpu device needs it in F32")
         return memoryview(data).cast("B").cast("f").tolist()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from wasmrt.device.gpu_host import GpuHost, Range
 from wasmrt.device.gpu_steps import Step
 from wasmrt.device.gpu_weights import Group, Placed, Placement, Uploader, padded, region_in
+from wasmrt.store.memory import Frame
 
 RING_BYTES = 64 << 20  # at most, unless two slots need more
 MOST_SLOTS = 8
@@ -20,7 +21,7 @@ MOST_SLOTS = 8
 class Piece:
     """Bytes of the store's memory and the rows of a group that they become. Fewer bytes than rows: the last are garbage."""
 
-    data: bytes | memoryview
+    data: bytes | Frame
     n_bytes: int
     group: Group
     at: int  # among the rows that are loaded

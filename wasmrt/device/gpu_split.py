@@ -11,6 +11,7 @@ from wasmrt.device.gpu import GpuDevice
 from wasmrt.errors import DeviceError
 from wasmrt.program.ops import Program
 from wasmrt.store.layers import LayerTable
+from wasmrt.store.memory import Frame
 from wasmrt.store.plan import OnGpu
 
 
@@ -48,7 +49,7 @@ class SplitGpu:
         for part, segments, one in zip(self.parts, self._ranges, homes, strict=True):
             part.settle(table.part(segments), [one])
 
-    def upload(self, places: Sequence[tuple[int, int]], data: memoryview) -> None:
+    def upload(self, places: Sequence[tuple[int, int]], data: Frame) -> None:
         for part, segments in zip(self.parts, self._ranges, strict=True):
             mine = [(segment - segments.start, entry) for segment, entry in places if segment in segments]
             if mine:

@@ -13,6 +13,7 @@ from wasmrt.device.gpu_layout import Layout, layout_of
 from wasmrt.device.gpu_steps import Span, Step, ceil_div, fold, words
 from wasmrt.program.ops import Op, Program, Space
 from wasmrt.store.layers import LayerTable
+from wasmrt.store.memory import Frame
 
 # The weights of these ops that are matrices; joined: that are computed with as one. All others are vectors.
 MATRICES = {"embed": ("w",), "matmul": ("w",), "matmul_add": ("w",), "expert_matmul": ("w",)}
@@ -167,7 +168,7 @@ class Uploader:
     def __init__(self, host: GpuHost) -> None:
         self._host = host
 
-    def write(self, buffer: Any, at: int, data: bytes | memoryview) -> None:
+    def write(self, buffer: Any, at: int, data: bytes | Frame) -> None:
         """Bytes of any number, of which WebGPU takes fours."""
         whole = len(data) & ~3
         if whole:
@@ -257,7 +258,7 @@ class Regions:
         """What the bytes behind an entry fill: (region, first row, rows)."""
         return self._rows_at.get(self._extent_at[places[0]], ())
 
-    def keep_on_host(self, places: Sequence[tuple[int, int]], data: memoryview) -> None:
+    def keep_on_host(self, places: Sequence[tuple[int, int]], data: Frame) -> None:
         """Remember the bytes of a weight if it is small."""
         if len(data) <= SMALL_BYTES:
             self._on_host[self._extent_at[places[0]]] = bytes(data)

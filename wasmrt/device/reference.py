@@ -31,7 +31,7 @@ from wasmrt.device.device import (
 from wasmrt.errors import BudgetError, DeviceError
 from wasmrt.gguf.quants import dequantize
 from wasmrt.program.ops import KERNELS, N_OUT, POS, STATE_SLOTS, TOKENS, Op, Operand, Program, Space, Weight
-from wasmrt.store.memory import Memory
+from wasmrt.store.memory import HostMemory, Words
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -44,7 +44,7 @@ AT_ONCE = 1 << 20
 class Packed:
     """A weight in memory: GGUF blocks, found through the address table. Rows become float32 when an op asks for them."""
 
-    def __init__(self, weight: Weight, table: "array[int] | memoryview[int]", memory: Memory) -> None:
+    def __init__(self, weight: Weight, table: Words, memory: HostMemory) -> None:
         self._weight, self._table, self._memory = weight, table, memory
         self.n = weight.shape[0]
         self.n_rows = weight.shape[1] if len(weight.shape) > 1 else 1
@@ -344,7 +344,7 @@ class ReferenceDevice:
     batch_invariant = False  # the order in which BLAS adds depends on the number of rows
     n_threads = 1  # numpy's own are not counted
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: HostMemory) -> None:
         self._memory = memory
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="wasmrt-reference")
         self._control = Control.RUN

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import count
 
 from wasmrt.errors import SourceError
+from wasmrt.store.memory import Frame
 from wasmrt.store.metrics import StoreMetrics
 from wasmrt.store.source import Source, closed_error
 
@@ -25,7 +26,7 @@ class Read:
     """One range on its way. `done` ends with None, a SourceError, or whatever broke the worker."""
 
     offset: int
-    view: memoryview
+    view: Frame
     then: "Callable[[Read], None]"
     done: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     started: bool = False
@@ -47,7 +48,7 @@ class Fetcher:
     def in_flight(self) -> int:
         return len(self._running)
 
-    def read(self, offset: int, view: memoryview, demand: bool, then: Callable[[Read], None]) -> Read:
+    def read(self, offset: int, view: Frame, demand: bool, then: Callable[[Read], None]) -> Read:
         """Begin to read, or queue behind what is being read ahead; `then` is called at the end, before whoever waits goes on.
 
         demand: somebody waits for it, so it begins now. When `done` is done, nothing writes to the view.

@@ -4,7 +4,6 @@ An extent is in one of three states: absent, on its way into a frame, or there. 
 """
 
 import asyncio
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,7 +12,7 @@ from wasmrt.errors import BudgetError, DeviceError, SourceError
 from wasmrt.store import policy
 from wasmrt.store.fetcher import Fetcher, Read
 from wasmrt.store.layers import Extent, Kind, LayerTable
-from wasmrt.store.memory import Memory
+from wasmrt.store.memory import Frame, Memory, Words
 from wasmrt.store.metrics import StoreMetrics
 from wasmrt.store.order import Order
 from wasmrt.store.plan import Plan, frame_bytes, mib
@@ -21,8 +20,8 @@ from wasmrt.store.pool import Pool
 from wasmrt.store.source import Source
 
 # Takes the bytes of a weight that stays on a GPU, for its places (segment, entry), to where it stays.
-Upload: TypeAlias = Callable[[Sequence[tuple[int, int]], memoryview], None]
-Addresses: TypeAlias = "array[int] | memoryview[int]"  # 64-bit
+Upload: TypeAlias = Callable[[Sequence[tuple[int, int]], Frame], None]
+Addresses: TypeAlias = Words
 
 
 @dataclass(eq=False, slots=True)
@@ -139,7 +138,7 @@ class Frames:
         self.occupants(held.pool).add(i)
         offset = held.extent.offset // self.plan.block * self.plan.block
         n_bytes = min(held.n_bytes if self.plan.block > 1 else held.extent.n_bytes, self._source.size - offset)
-        held.read = self.fetcher.read(offset, self.memory.view(frame, n_bytes), demand, lambda read: self._arrived(i, read))
+        held.read = self.fetcher.read(offset, self.memory.place(frame, n_bytes), demand, lambda read: self._arrived(i, read))
         used = sum(pool.used for pool in (self.resident, self.ring, self.expert_cache))
         self.metrics.high_water_bytes = max(self.metrics.high_water_bytes, used)
         return True

@@ -9,7 +9,8 @@ from wasmrt.store.predict import Predictor
 class Order:
     """All ops of all segments in a row; `cursor` is the first that has not run.
 
-    dense[at], experts[at]: the extents that op `at` reads in every pass, and those of which it reads what a router chose.
+    dense[at], experts[at]: the extents that op `at` reads in every pass, and those of which it reads what a router chose;
+    on_gpu[at]: those that it has on a GPU.
     """
 
     def __init__(self, table: LayerTable, predictor: Predictor) -> None:
@@ -21,6 +22,7 @@ class Order:
             self.start_of.append(self.start_of[-1] + len(segment.uses))
         kinds = [extent.kind for extent in table.extents]
         self.dense = [tuple(i for i in table.needs[s][op] if kinds[i] is Kind.DENSE) for s, op in self.ops]
+        self.on_gpu = [tuple(i for i in table.needs[s][op] if kinds[i] is Kind.DEVICE) for s, op in self.ops]
         self.experts = [tuple(i for i in table.needs[s][op] if kinds[i] is Kind.EXPERT) for s, op in self.ops]
         self._uses: list[list[int]] = [[] for _ in kinds]  # of each extent, the ops that use it
         for at, (dense, experts) in enumerate(zip(self.dense, self.experts, strict=True)):

@@ -69,13 +69,13 @@ class EmbeddingRows:
         per_entry = max(1, entries[0].n_bytes // n_bytes)
         entry = entries[token // per_entry]
         within = token % per_entry * n_bytes
-        view = self._frames.memory.view(self._start + row * n_bytes, n_bytes)
+        memory, at = self._frames.memory, self._start + row * n_bytes
         held = self._by_offset.get(entry.offset)
         if held is not None and held.there:
-            view[:] = self._frames.memory.view(self._frames.address(held) + within, n_bytes)
+            memory.copy(self._frames.address(held) + within, at, n_bytes)
             return None
         self._frames.metrics.row_bytes_read += n_bytes
-        return self._frames.fetcher.read(entry.offset + within, view, True, lambda _: None)
+        return self._frames.fetcher.read(entry.offset + within, memory.place(at, n_bytes), True, lambda _: None)
 
     async def _arrived(self, reads: Sequence[tuple[int, Read]]) -> None:
         """Forget the rows that did not come: only once nothing writes to them. What is still under way is given up."""

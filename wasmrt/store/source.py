@@ -7,11 +7,12 @@ and for the browser, where waiting cannot block.
 import asyncio
 import os
 import re
-import sys
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
+from wasmrt import browser
 from wasmrt.errors import SourceError, UnsupportedError
+from wasmrt.store.memory import Frame, Place, flat
 
 
 class Source(Protocol):
@@ -24,8 +25,10 @@ class Source(Protocol):
     async def bypass_cache(self) -> None:
         """From now on leave no copies in the system's page cache, as far as that can be; may raise `block` from 1."""
 
-    async def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill all of `view` (contiguous, writable, any format) with the bytes from `offset` on.
+    async def read_into(self, offset: int, view: Any) -> None:
+        """Fill all of `view`, a memoryview (contiguous, writable, any format), with the bytes from `offset` on.
+
+        A page's sources take a Place (store/memory.py), too.
 
         When this returns or raises, cancelled or not, nothing writes to `view` any more. Raises SourceError if the bytes cannot
         be had or are not of the file that was opened (`view` is then undefined), ValueError if the range is not in the file.
@@ -35,9 +38,14 @@ class Source(Protocol):
         """Let reads in flight end, then let go of everything. Later reads are a SourceError; closing again does nothing."""
 
 
-async def open_source(ref: str | os.PathLike[str] | bytes | bytearray | memoryview) -> Source:
+async def open_source(ref: Any) -> Source:
     """The source that `ref` names: a path, a file, http or https URL, an hf: reference to a model hub, or an object whose bytes
-    are the file's content."""
+    are the file's content; in a page also a File or Blob of JavaScript."""
+    if browser.IN_PAGE and not isinstance(ref, bytes | bytearray | memoryview):
+        from wasmrt.store.browser_source import open_browser
+
+        opened: Source = await open_browser(ref)
+        return opened
     from wasmrt.store.file import FileSource  # which builds on this module
 
     if isinstance(ref, str):
@@ -46,8 +54,7 @@ async def open_source(ref: str | os.PathLike[str] | bytes | bytearray | memoryvi
             return await FileSource.open(ref)
         if (scheme[2] or "").lower() == "file":
             return await FileSource.open(path_of_file_url(ref))
-        remote = (scheme[1] or scheme[2]).lower() in ("hf:", "http", "https")
-        if remote and sys.platform != "emscripten":  # a page has no sockets
+        if (scheme[1] or scheme[2]).lower() in ("hf:", "http", "https"):
             from wasmrt.store.remote import open_remote  # imports httpx
 
             return await open_remote(ref)
@@ -90,20 +97,24 @@ class MemorySource:
     async def bypass_cache(self) -> None:
         pass
 
-    async def read_into(self, offset: int, view: memoryview) -> None:
-        with view.cast("B") as flat:
-            check_arguments(self, offset, flat)
-            if self._closed:
-                raise closed_error(self)
-            flat[:] = self._data[offset : offset + len(flat)]
+    async def read_into(self, offset: int, view: Frame) -> None:
+        view = flat(view)
+        check_arguments(self, offset, view)
+        if self._closed:
+            raise closed_error(self)
+        data = self._data[offset : offset + len(view)]
+        if isinstance(view, Place):
+            view.memory.write(view.address, data)
+        else:
+            view[:] = data
 
     async def close(self) -> None:
         self._closed = True
         self._data.release()  # a bytearray can be resized again
 
 
-def check_arguments(source: Source, offset: int, view: memoryview) -> None:
-    if view.readonly:
+def check_arguments(source: Source, offset: int, view: Frame) -> None:
+    if isinstance(view, memoryview) and view.readonly:
         raise ValueError(f"the view to read {source.name!r} into is read-only")
     if offset < 0 or offset + len(view) > source.size:
         raise ValueError(f"bytes {offset} to {offset + len(view)} are not all in {source.name!r}, which has {source.size}")

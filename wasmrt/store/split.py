@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from wasmrt.store.memory import Frame, clear, flat
 from wasmrt.store.source import Source, check_arguments, closed_error
 
 # Each shard starts at a multiple of it, so that what is aligned in a shard (see Source.block) is aligned in the whole.
@@ -30,20 +31,19 @@ class SplitSource:
             await shard.bypass_cache()
         self.block = self._common_block()
 
-    async def read_into(self, offset: int, view: memoryview) -> None:
-        with view.cast("B") as flat:
-            check_arguments(self, offset, flat)
-            if self._closed:
-                raise closed_error(self)
-            end = offset + len(flat)
-            for shard, base, next_base in zip(self.shards, self.bases, (*self.bases[1:], self.size), strict=True):
-                start, stop = max(offset, base), min(end, base + shard.size)
-                if start < stop:
-                    with flat[start - offset : stop - offset] as part:
-                        await shard.read_into(start - base, part)
-                start, stop = max(offset, base + shard.size), min(end, next_base)
-                if start < stop:
-                    flat[start - offset : stop - offset] = bytes(stop - start)
+    async def read_into(self, offset: int, view: Frame) -> None:
+        view = flat(view)
+        check_arguments(self, offset, view)
+        if self._closed:
+            raise closed_error(self)
+        end = offset + len(view)
+        for shard, base, next_base in zip(self.shards, self.bases, (*self.bases[1:], self.size), strict=True):
+            start, stop = max(offset, base), min(end, base + shard.size)
+            if start < stop:
+                await shard.read_into(start - base, view[start - offset : stop - offset])
+            start, stop = max(offset, base + shard.size), min(end, next_base)
+            if start < stop:
+                clear(view[start - offset : stop - offset])
 
     async def close(self) -> None:
         self._closed = True

@@ -4,11 +4,14 @@ All state is changed on the event loop, between two awaits; meanwhile reads go o
 a run uses is pinned.
 """
 
+import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from wasmrt.errors import WasmrtError
 from wasmrt.store.frames import Addresses, Frames, Held, Upload
 from wasmrt.store.layers import Kind, LayerTable, Stage
 from wasmrt.store.lower import lower
@@ -19,6 +22,8 @@ from wasmrt.store.plan import Plan
 from wasmrt.store.predict import Cyclic, Predictor
 from wasmrt.store.rows import EmbeddingRows
 from wasmrt.store.source import Source
+
+log = logging.getLogger("wasmrt")
 
 Progress = Callable[[int, int], None]  # bytes read so far, bytes in all
 Chosen = Callable[[int, int, int], Collection[int]]  # segment, op that routed, chunk: the experts that it chose
@@ -74,7 +79,10 @@ class LayerStore:
             if op in table.segments[s].routes and self._routed_ops.intersection(order.of_segment(s))
         }
         self._complete = False  # known to be
-        self._missing = {i for i in range(len(self._held)) if frames.stays(i)}  # residents that have not come yet
+        # What stays and has not come yet, in memory and on a GPU.
+        self._missing = {i for i in range(len(self._held)) if frames.stays(i)}
+        self._missing_on_gpu = set(table.device)
+        self._loading: asyncio.Task[None] | None = None
         self._adaptive = FIRST_DISTANCE
         self._calm = 0
         self._stalled: set[int] = set()  # segments, of the pass that runs
@@ -108,6 +116,16 @@ class LayerStore:
                 done += self._held[i].extent.n_bytes
                 if progress:
                     progress(done, total)
+
+    def begin(self, progress: Progress | None = None) -> None:
+        """The same in the background, while passes use what is there. A pass that lacks something meets what has failed."""
+        self._loading = asyncio.get_running_loop().create_task(self._load_quietly(progress))
+
+    async def _load_quietly(self, progress: Progress | None) -> None:
+        try:
+            await self.load(progress)
+        except WasmrtError as error:
+            log.info("weights are not read ahead any more: %s", error)
 
     def _stays(self, held: Held) -> bool:
         return held.pool is self._frames.resident or held.extent.kind is Kind.DEVICE
@@ -216,13 +234,15 @@ class LayerStore:
         at, streamed = start, 0
         while at < end and at not in self._routed_ops:
             needs = self._order.dense[at]
+            if self._missing_on_gpu:
+                needs = (*needs, *self._missing_on_gpu.intersection(self._order.on_gpu[at]))
             if not self._frames.are_there(needs):
                 if at > start:
                     break
                 await self._wait_for(at, needs, pinned)
             else:
                 self._frames.pin(needs, pinned)
-            streamed += sum(self._held[i].n_bytes for i in needs if self._held[i].pool is self._frames.ring)
+            streamed += sum(self._held[i].n_bytes for i in self._order.dense[at] if self._held[i].pool is self._frames.ring)
             at += 1
             if streamed > most or at - 1 in self._routers:
                 break
@@ -329,6 +349,7 @@ class LayerStore:
 
     def _arrived(self, i: int) -> None:
         """An extent has come."""
+        self._missing_on_gpu.discard(i)
         if i in self._missing:
             self._missing.discard(i)
             if not self._missing:
@@ -425,5 +446,8 @@ class LayerStore:
     async def close(self) -> None:
         """End all reads; nothing writes to the memory any more, and the tables are not touched."""
         self._prefetch = 0
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait([self._loading])
         await self._frames.close()
         self._frames.tables = ()

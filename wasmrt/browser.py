@@ -1,0 +1,70 @@
+"""The page's JavaScript that Python needs: modules of web/, imported into this thread, and scripts of workers.
+
+A page of ours says where its files are (globalThis.wasmrtScripts); in any other page they are made of the texts in this package.
+Nothing here works outside a page.
+"""
+
+import sys
+from typing import Any
+
+from wasmrt.errors import BudgetError, DeviceError, FormatError, SourceError, UnsupportedError, WasmrtError
+from wasmrt.resources import script
+
+IN_PAGE = sys.platform == "emscripten"
+KINDS: dict[str, type[WasmrtError]] = {
+    kind.__name__: kind for kind in (BudgetError, DeviceError, FormatError, SourceError, UnsupportedError)
+}
+
+_modules: dict[str, Any] = {}
+_workers: dict[str, str] = {}
+
+
+async def load(*names: str) -> None:
+    """Import modules of web/ by name, each once. Raises UnsupportedError where the page does not allow it."""
+    import js
+    from pyodide.code import run_js
+
+    base = getattr(js, "wasmrtScripts", None)
+    for name in names:
+        if name not in _modules:
+            try:
+                if base:
+                    _modules[name] = await js.wasmrtImport(f"{base}{name}.js")
+                else:
+                    _modules[name] = await run_js("(url) => import(url)")(_blob_url(name))
+            except Exception as error:
+                refused = f"this page does not let {name}.js be imported ({error})"
+                raise UnsupportedError(f"{refused}; see docs/browser.md") from error
+
+
+def module(name: str) -> Any:
+    """A module that was loaded."""
+    return _modules[name]
+
+
+def worker_url(name: str) -> str:
+    """What a worker with that script is started from."""
+    import js
+
+    if base := getattr(js, "wasmrtScripts", None):
+        return f"{base}{name}.js"
+    if name not in _workers:
+        _workers[name] = _blob_url(name)
+    return _workers[name]
+
+
+def _blob_url(name: str) -> str:
+    import js
+    from pyodide.ffi import to_js
+
+    options = to_js({"type": "text/javascript"}, dict_converter=js.Object.fromEntries)
+    return str(js.URL.createObjectURL(js.Blob.new(to_js([script(name).read_text(encoding="utf-8")]), options)))
+
+
+def translated(error: Exception, kind: type[WasmrtError] = DeviceError) -> WasmrtError:
+    """What JavaScript threw, as an error of ours: of the class that it names, else of `kind`."""
+    thrown = getattr(error, "js_error", error)
+    text = str(getattr(thrown, "message", None) or error).splitlines()
+    found = KINDS.get(str(getattr(thrown, "kind", "")), kind)
+    line = " ".join(text)[:600]
+    return SourceError(line, bool(getattr(thrown, "transient", False))) if found is SourceError else found(line)
