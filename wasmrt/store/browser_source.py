@@ -1,0 +1,213 @@
+"""BrowserSource: a file that a page reads, behind a URL or chosen by the user. web/source.js and its worker do the reading.
+
+Weights go from there straight into the store's memory: Python says what goes where and waits.
+"""
+
+import asyncio
+import os
+import re
+from typing import Any
+from urllib.parse import quote, urljoin
+
+from wasmrt import browser
+from wasmrt.errors import SourceError, UnsupportedError
+from wasmrt.store import hub
+from wasmrt.store.memory import Frame, Place, flat
+from wasmrt.store.source import Source, check_arguments, closed_error, path_of_file_url, without_secrets
+
+LIST_SECONDS = 30.0  # for one page of a hub's list of files
+
+
+async def open_browser(ref: Any, *, cache: bool = True) -> Source:
+    """The source that `ref` names: an http or https URL, an hf: reference, a path in Pyodide's own file system, a File or Blob
+    of JavaScript, or an object whose bytes are the file's content.
+
+    cache: keep what a URL gives on this origin's disk, where there is one. Raises SourceError.
+    """
+    if isinstance(ref, bytes | bytearray | memoryview):
+        return await BrowserSource.open(_blob_of(memoryview(ref)), name="<memory>")
+    if isinstance(ref, os.PathLike):
+        return await _open_path(os.fsdecode(ref))
+    if not isinstance(ref, str):
+        if not hasattr(ref, "arrayBuffer"):
+            raise TypeError(f"a model is named by a URL, a path, a File, a Blob or a bytes object, not by {type(ref).__name__}")
+        return await BrowserSource.open(ref)
+    scheme = re.match(r"(?i)(hf:)|([a-z][a-z0-9+.-]+)://", ref)
+    if scheme is None:
+        return await _open_path(ref)
+    match (scheme[1] or scheme[2]).lower():
+        case "http" | "https":
+            return await BrowserSource.open(ref, cache=cache)
+        case "hf:":
+            return await BrowserSource.open(await url_of_ref(ref), cache=cache)
+        case "file":
+            return await _open_path(path_of_file_url(ref))
+    raise UnsupportedError(f"models at {without_secrets(ref)!r} are not supported here; download the file and choose it here")
+
+
+async def _open_path(path: str) -> Source:
+    return await BrowserSource.open(_blob_of_path(path), name=path)
+
+
+def _blob_of_path(path: str) -> Any:
+    """A file of Pyodide's file system, which lies in JavaScript's memory: no copy of it in Python's heap."""
+    import pyodide_js
+
+    if not os.path.isfile(path):
+        raise SourceError(f"there is no file {path!r} in this page's file system; give a URL, or a File that the user chose")
+    return _blob_of(pyodide_js.FS.readFile(os.path.abspath(path)))
+
+
+def _blob_of(data: Any) -> Any:
+    import js
+    from pyodide.ffi import to_js
+
+    return js.Blob.new(to_js([data]))
+
+
+class BrowserSource:
+    """Reads may overlap in time; the worker bounds how many requests are under way. `exposed`: whether the server lets the page
+    check the place of each part in the file, and not only its length."""
+
+    block = 1
+
+    def __init__(self, js_source: Any) -> None:
+        """Use `open`."""
+        self.name = str(js_source.name)
+        self.size = int(js_source.size)
+        self.exposed = bool(js_source.exposed)
+        self._js = js_source
+        self._closed = False
+
+    @classmethod
+    async def open(cls, ref: Any, *, cache: bool = False, name: str | None = None) -> "BrowserSource":
+        """ref: a URL, or a File or Blob of JavaScript, which `name` is for. Raises SourceError."""
+        import js
+        from pyodide.ffi import to_js
+
+        await browser.load("source")
+        options = {"cache": cache} if name is None else {"cache": cache, "name": name}
+        made = to_js(options, dict_converter=js.Object.fromEntries)
+        opening = browser.module("source").Source.open(ref, made, browser.worker_url("prefetch-worker"))
+        task = asyncio.ensure_future(opening)
+        try:
+            return cls(await asyncio.shield(task))
+        except asyncio.CancelledError:
+            task.add_done_callback(_close_when_open)
+            raise
+        except Exception as error:
+            raise browser.translated(error, SourceError) from error
+
+    @property
+    def cached(self) -> str:
+        """Whether it is kept on this origin's disk, in a word, and why not: see the states in web/prefetch-worker.js."""
+        state, why = str(self._js.cache.state), str(self._js.cache.why)
+        return f"{state}: {why}" if why else state
+
+    async def bypass_cache(self) -> None:
+        pass
+
+    async def read_into(self, offset: int, target: Frame, demand: bool = True) -> None:
+        """See Source. demand: somebody waits for it, so it goes before what is read ahead."""
+        frame = flat(target)
+        check_arguments(self, offset, frame)
+        if self._closed:
+            raise closed_error(self)
+        where: tuple[Any, int] = (None, 0)
+        if isinstance(frame, Place):
+            memory: Any = frame.memory
+            where = memory.js, frame.address
+        read = self._js.start(offset, len(frame), *where, demand)
+        done = asyncio.ensure_future(read.done)
+        cancelled = False
+        while not done.done():
+            try:
+                await asyncio.wait([done])
+            except asyncio.CancelledError:  # the worker says when it writes no more
+                cancelled = True
+                self._js.cancel(read.id)
+        error = done.exception()
+        if cancelled:
+            raise asyncio.CancelledError
+        if error is not None:
+            raise browser.translated(error, SourceError) if isinstance(error, Exception) else error from error
+        if isinstance(frame, memoryview):
+            done.result().assign_to(frame)
+
+    async def stats(self) -> dict[str, Any]:
+        """Bytes so far by where they came from, requests, retries."""
+        found: dict[str, Any] = (await self._js.stats()).to_py()
+        return found
+
+    async def close(self) -> None:
+        self._closed = True
+        closing = asyncio.ensure_future(self._js.close())
+        cancelled = False
+        while not closing.done():
+            try:
+                await asyncio.wait([closing])
+            except asyncio.CancelledError:  # reads write until the worker has gone
+                cancelled = True
+        closing.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+
+def _close_when_open(task: "asyncio.Future[Any]") -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+# A model hub, asked by the page
+
+
+async def url_of_ref(ref: str, endpoint: str = hub.HUB) -> str:
+    """The URL behind an hf: reference. Asks the hub for its list of files unless a file is named. Raises SourceError."""
+    wanted = hub.parse(ref)
+    file = wanted.file or hub.choose(wanted, await list_files(wanted, endpoint))
+    return hub.url_of(wanted, file, endpoint)
+
+
+async def list_files(ref: hub.HubRef, endpoint: str = hub.HUB) -> list[str]:
+    """The paths of all files in the repository. Raises SourceError."""
+    owner, repo, revision = (quote(part, safe="") for part in (ref.owner, ref.repo, ref.revision))
+    url = f"{endpoint.rstrip('/')}/api/models/{owner}/{repo}/tree/{revision}?recursive=true"
+    files: list[str] = []
+    for _ in range(hub.MAX_PAGES):
+        status, link, body = await _get(url, ref)
+        hub._check_status(status, url.split("/")[2], ref)
+        files += hub._paths(body, ref)
+        following = re.search(r'<([^<>]*)>\s*;\s*rel="?next"?', link)
+        if following is None:
+            return files
+        url = urljoin(url, following[1])
+        if not url.startswith(endpoint.rstrip("/") + "/"):
+            raise hub._bad_list(ref, "goes on at another host")
+    raise hub._bad_list(ref, f"has more than {hub.MAX_PAGES} pages")
+
+
+async def _get(url: str, ref: hub.HubRef) -> tuple[int, str, bytes]:
+    """Status, Link and body of an answer. Tried again if the hub is busy or cannot be reached. Raises SourceError."""
+    import js
+    from pyodide.ffi import JsException, to_js
+
+    reason = ""
+    for attempt in range(1, hub.ATTEMPTS + 1):
+        options = {"cache": "no-store", "credentials": "omit", "signal": js.AbortSignal.timeout(int(LIST_SECONDS * 1000))}
+        try:
+            answer = await js.fetch(url, to_js(options, dict_converter=js.Object.fromEntries))
+            if answer.status != 429 and answer.status < 500:
+                body = (await answer.arrayBuffer()).to_bytes()
+                if len(body) > hub.MAX_PAGE_BYTES:
+                    raise hub._bad_list(ref, f"has a page of more than {hub.MAX_PAGE_BYTES} bytes")
+                return int(answer.status), str(answer.headers.get("Link") or ""), body
+            reason = f"it answered with status {answer.status}"
+        except JsException as error:
+            reason = " ".join(str(error).split())
+        if attempt < hub.ATTEMPTS:
+            await asyncio.sleep(attempt)
+    raise SourceError(
+        f"cannot list the files of {ref.repository!r}: {hub.ATTEMPTS} attempts failed, at last because {reason}; "
+        f"check the connection",
+        transient=True,
+    )
