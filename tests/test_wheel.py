@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 SHADERS = sorted((ROOT / "shaders").glob("*.wgsl"))
+PAGE = sorted(path for suffix in ("js", "html", "css") for path in (ROOT / "web").glob(f"*.{suffix}"))
 KERNELS = {f"wasmrt/device/wasm/{build}.wasm" for build in ("wasm64", "wasm32", "plain")}
 
 
@@ -34,7 +35,7 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_is_pure_and_complete(wheel):
-    """Every module of the package, the kernels, the shaders and the demo model, nothing else; tagged for any platform."""
+    """Every module of the package, the kernels, the shaders, the page and the demo model, nothing else; for any platform."""
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -42,7 +43,9 @@ def test_the_wheel_is_pure_and_complete(wheel):
         assert all(archive.read(name).startswith(b"\0asm") for name in KERNELS)
     tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wasmrt").rglob("*.py")}
     shaders = {f"wasmrt/shaders/{path.name}" for path in SHADERS}
-    assert names == tracked | KERNELS | shaders | {"wasmrt/data/demo.gguf", "wasmrt/py.typed"}
+    page = {f"wasmrt/web/{path.name}" for path in PAGE}
+    assert page
+    assert names == tracked | KERNELS | shaders | page | {"wasmrt/data/demo.gguf", "wasmrt/py.typed"}
     assert b"Root-Is-Purelib: true" in info["WHEEL"]
     assert b"Tag: py3-none-any" in info["WHEEL"]
     assert b"wasmrt = wasmrt.cli:main" in info["entry_points.txt"]
@@ -55,7 +58,7 @@ def test_the_source_archive_has_the_kernels_as_sources_and_makes_the_same_wheel(
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wasmrt" / "device" / "c").iterdir()}
-    sources |= {f"shaders/{path.name}" for path in SHADERS}
+    sources |= {path.relative_to(ROOT).as_posix() for path in SHADERS + PAGE}
     assert sources | {"hatch_build.py", "tools/build_kernels.py", "pyproject.toml"} <= names
     assert not any(name.endswith(".wasm") for name in names)
     (built,) = tmp_path.glob("*.whl")
