@@ -2,11 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check acceptance clean
+.PHONY: demo web test check acceptance clean
 
 demo:  ## generate a story with the bundled model
 	@$(PYTHON) tools/setup.py demo
 	@$(BIN)/wasmrt run -p "Once upon a time" -n 300 --temp 0.5 --seed 1
+
+web:  ## build the page and serve it to a browser here; ARGS="--port 8500 models/" goes to wasmrt serve
+	@$(PYTHON) tools/setup.py web
+	@$(BIN)/python tools/build_web.py
+	@$(BIN)/wasmrt serve --open $(ARGS)
 
 test:  ## lint, types and all tests
 	@$(PYTHON) tools/setup.py test

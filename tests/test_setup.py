@@ -16,6 +16,7 @@ def machine(tmp_path, monkeypatch):
 
     class Machine:
         drivers = tmp_path / "icd.d"
+        programs = ["apt-get"]  # noqa: RUF012  a class for each test
         ran = []  # noqa: RUF012  a class for each test
         fails = "nothing"
 
@@ -25,9 +26,10 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(setup, "VULKAN_DRIVERS", (tmp_path / "none", Machine.drivers))
+    monkeypatch.setattr(setup, "LIBRARIES", tmp_path / "lib")
     monkeypatch.setattr(setup, "has_adapter", lambda: False)
     monkeypatch.setattr(setup, "run", run)
-    monkeypatch.setattr(setup.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(setup.shutil, "which", lambda name: f"/usr/bin/{name}" if name in Machine.programs else None)
     monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
     return Machine
 
@@ -70,7 +72,7 @@ def test_without_permission_it_says_how_and_goes_on(machine, monkeypatch, capsys
     if lacks == "root":
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
     else:
-        monkeypatch.setattr(setup.shutil, "which", lambda name: None)
+        machine.programs.remove("apt-get")
     setup.software_vulkan()
     err = capsys.readouterr().err
     assert machine.ran == []
@@ -85,13 +87,106 @@ def test_a_failed_installation_stops_nothing(machine, capsys, step):
     assert capsys.readouterr().err.endswith("sudo apt-get install mesa-vulkan-drivers\n")
 
 
-def test_only_tests_want_it(monkeypatch):
+def installed(machine):
+    """Which packages apt-get was asked for, after it had updated its index once."""
+    assert machine.ran[0] == INSTALL[0]
+    assert all(command[:-1] == INSTALL[1][:-1] for command in machine.ran[1:])
+    return [command[-1] for command in machine.ran[1:]]
+
+
+ALL = ["npm", "chromium", "firefox-esr", "webkit2gtk-driver", "xvfb"]
+
+
+@pytest.fixture
+def only_browsers(monkeypatch):
+    monkeypatch.setattr(setup, "install", lambda kind: None)
+    monkeypatch.setattr(setup, "software_vulkan", lambda: None)
+
+
+@pytest.mark.usefixtures("only_browsers")
+def test_tests_get_the_browsers(machine, capsys):
+    setup.main("test")
+    assert installed(machine) == ALL
+    assert "sudo" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("only_browsers")
+def test_what_is_there_is_not_installed(machine, tmp_path, capsys):
+    """The browser of WebKitGTK is no program on the PATH; its folder is named after the machine."""
+    machine.programs += ["npm", "firefox-esr", "Xvfb"]
+    browser = tmp_path / "lib" / "riscv64-linux-gnu" / "webkit2gtk-4.1" / "MiniBrowser"
+    browser.parent.mkdir(parents=True)
+    browser.touch()
+    setup.main("test")
+    assert installed(machine) == ["chromium"]
+    machine.ran.clear()
+    capsys.readouterr()
+    machine.programs.append("chromium")
+    setup.main("test")
+    assert (machine.ran, capsys.readouterr().err) == ([], "")
+
+
+@pytest.mark.usefixtures("only_browsers")
+def test_a_browser_that_the_system_does_not_have_keeps_out_no_other(machine, capsys):
+    machine.fails = "firefox-esr"  # as Ubuntu
+    setup.main("test")
+    assert installed(machine) == ALL
+    assert capsys.readouterr().err.endswith("sudo apt-get install firefox-esr\n")
+
+
+@pytest.mark.usefixtures("only_browsers")
+def test_browsers_are_named_where_they_cannot_be_installed(machine, monkeypatch, capsys):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    setup.main("test")
+    err = capsys.readouterr().err
+    assert machine.ran == []
+    assert err.count("\n") == 1
+    assert err.endswith(f"sudo apt-get install {' '.join(ALL)}\n")
+
+
+@pytest.mark.usefixtures("only_browsers")
+def test_elsewhere_browsers_are_not_asked_for(machine, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    setup.main("test")
+    assert (machine.ran, capsys.readouterr().err) == ([], "")
+
+
+@pytest.mark.usefixtures("only_browsers")
+def test_the_page_wants_npm_alone(machine):
+    setup.main("web")
+    assert installed(machine) == ["npm"]
+
+
+def test_only_tests_want_a_gpu_and_the_demo_wants_nothing(machine, monkeypatch):
     wanted = []
     monkeypatch.setattr(setup, "install", wanted.append)
     monkeypatch.setattr(setup, "software_vulkan", lambda: wanted.append("vulkan"))
     setup.main("demo")
+    assert machine.ran == []
+    setup.main("web")
     setup.main("test")
-    assert wanted == ["demo", "test", "vulkan"]
+    assert wanted == ["demo", "web", "test", "vulkan"]
+
+
+@pytest.mark.parametrize(("there", "wanted"), [("test", ""), ("web", "test"), ("demo", "web test"), ("", "demo web test")])
+def test_a_larger_set_up_will_do_for_a_smaller(tmp_path, monkeypatch, there, wanted):
+    """there: what was set up before; wanted: the kinds that pip is then called for."""
+    monkeypatch.setattr(setup, "VENV", tmp_path)
+    monkeypatch.setattr(setup, "usable", lambda: True)
+    monkeypatch.setattr(setup, "kernels_are_current", lambda: True)
+    pips = []
+    monkeypatch.setattr(setup, "pip", lambda *arguments: pips.append(arguments))
+    asked = []
+    for kind in setup.EXTRAS:
+        for stamp in tmp_path.glob("*.stamp"):
+            stamp.unlink()
+        if there:
+            (tmp_path / f"wasmrt-{there}.stamp").write_text(setup.fingerprint())
+        setup.install(kind)
+        if pips:
+            asked.append(kind)
+            assert pips.pop() == ("install", "--editable", f".{setup.EXTRAS[kind]}")
+    assert asked == wanted.split()
 
 
 def test_whether_there_is_an_adapter_is_what_the_device_says(gpu):

@@ -1,8 +1,9 @@
-"""Make .venv and install wasmrt into it: `python3 tools/setup.py [demo|test]`. Needs nothing but Python 3.11 or newer.
+"""Make .venv and install wasmrt into it: `python3 tools/setup.py [demo|web|test]`. Needs nothing but Python 3.11 or newer.
 
 Quick when nothing has changed: a stamp in .venv holds what it was made from, one beside the WebAssembly kernels what they
-were made from. On Debian and Ubuntu the venv module is a package of its own, and so is Mesa's software Vulkan, on which the
-tests of the GPU device run where there is no GPU. They are installed where that is permitted, and otherwise named.
+were made from. Some things come from the system: on Debian and Ubuntu the venv module, npm, through which the page gets
+Pyodide, the browsers of the tests, and Mesa's software Vulkan, on which the tests of the GPU device run where there is no GPU.
+They are installed where that is permitted, and otherwise named.
 """
 
 import hashlib
@@ -21,7 +22,17 @@ KERNELS = ROOT / "tools" / "build_kernels.py"
 # Where the Vulkan loader looks for drivers; lvp is Mesa's lavapipe, which computes on the CPU.
 VULKAN_DRIVERS = tuple(Path(folder, "vulkan", "icd.d") for folder in ("/usr/share", "/usr/local/share", "/etc"))
 MESA = "mesa-vulkan-drivers"  # brings the loader (libvulkan1) with it
-EXTRAS = {"demo": "", "test": "[test]"}
+# Each needs what those before it need, and more.
+EXTRAS = {"demo": "", "web": "[web]", "test": "[test]"}
+NPM = {"npm": "npm"}
+# What the tests of the page run, by package: a program on the PATH, or a file that some folder of libraries has.
+BROWSERS = {
+    "chromium": "chromium",
+    "firefox-esr": "firefox-esr",
+    "webkit2gtk-driver": "*/webkit2gtk-4.1/MiniBrowser",
+    "xvfb": "Xvfb",  # MiniBrowser wants a display
+}
+LIBRARIES = Path("/usr/lib")
 
 
 def main(kind: str) -> None:
@@ -30,7 +41,11 @@ def main(kind: str) -> None:
     if kind not in EXTRAS:
         sys.exit(f"error: unknown set-up {kind!r}; there is: {', '.join(EXTRAS)}")
     install(kind)
+    if kind == "web":
+        system_packages("the page needs npm, through which Pyodide comes", missing(NPM))
     if kind == "test":
+        wanted = missing({**NPM, **BROWSERS}) if sys.platform.startswith("linux") else []
+        system_packages("tests of the page need browsers, and npm, through which Pyodide comes", wanted)
         software_vulkan()
 
 
@@ -38,12 +53,12 @@ def install(kind: str) -> None:
     """The package and what `kind` needs beside it, into .venv."""
     wanted = fingerprint()
     stamps = {k: VENV / f"wasmrt-{k}.stamp" for k in EXTRAS}
-    # What tests need includes what the demo needs.
     installed = {k for k in EXTRAS if stamps[k].is_file() and stamps[k].read_text() == wanted}
-    if installed & {kind, "test"}:
+    kinds = list(EXTRAS)
+    if installed & set(kinds[kinds.index(kind) :]):
         if kernels_are_current():
             return
-        if "test" in installed:  # the compiler is there
+        if installed - {"demo"}:  # the compiler is there
             if code := subprocess.run([str(BIN / python_name()), str(KERNELS)]).returncode:
                 sys.exit(code)
             return
@@ -86,7 +101,7 @@ def create_venv() -> None:
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
     if may_install():
         say(f"this Python has no venv module: installing {package}")
-        if apt_install(package) and run(sys.executable, "-m", "venv", str(VENV)):
+        if not apt_install(package) and run(sys.executable, "-m", "venv", str(VENV)):
             return
     sys.exit(f"error: {sys.executable} cannot make a virtual environment; on Debian or Ubuntu: sudo apt-get install {package}")
 
@@ -97,11 +112,21 @@ def software_vulkan() -> None:
         return
     if any(any(folder.glob("lvp_icd*.json")) for folder in VULKAN_DRIVERS) or has_adapter():
         return
-    if may_install():
-        say(f"no GPU to run shaders on: installing {MESA}")
-        if apt_install(MESA):
-            return
-    say(f"tests of the GPU device need a GPU or Mesa's software Vulkan; on Debian or Ubuntu: sudo apt-get install {MESA}")
+    system_packages("tests of the GPU device need a GPU or Mesa's software Vulkan", [MESA])
+
+
+def missing(packages: dict[str, str]) -> list[str]:
+    """Those whose program or file is not here."""
+    return [name for name, what in packages.items() if not (shutil.which(what) or ("*" in what and any(LIBRARIES.glob(what))))]
+
+
+def system_packages(why: str, packages: list[str]) -> None:
+    """Install them where that is permitted. Those that are not are named with the command that does it; this stops nothing."""
+    if packages and may_install():
+        say(f"installing {', '.join(packages)}")
+        packages = apt_install(*packages)
+    if packages:
+        say(f"{why}; on Debian or Ubuntu: sudo apt-get install {' '.join(packages)}")
 
 
 def has_adapter() -> bool:
@@ -114,9 +139,11 @@ def may_install() -> bool:
     return shutil.which("apt-get") is not None and hasattr(os, "geteuid") and os.geteuid() == 0
 
 
-def apt_install(package: str) -> bool:
-    """The index first: a fresh machine or container has none."""
-    return run("apt-get", "update", "-q") and run("apt-get", "install", "-q", "-y", package)
+def apt_install(*packages: str) -> list[str]:
+    """Those that could not be installed: one by one, as not every system has all."""
+    if not run("apt-get", "update", "-q"):  # a fresh machine or container has no index
+        return list(packages)
+    return [name for name in packages if not run("apt-get", "install", "-q", "-y", name)]
 
 
 def pip(*arguments: str) -> None:
@@ -126,8 +153,9 @@ def pip(*arguments: str) -> None:
 
 
 def run(*command: str, quiet: bool = False) -> bool:
-    """Run a command, its output shown only if it fails (never, if quiet)."""
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """Run a command, its output shown only if it fails (never, if quiet). It is asked nothing."""
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode and not quiet:
         print(done.stdout, file=sys.stderr)
     return done.returncode == 0
