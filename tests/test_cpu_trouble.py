@@ -22,7 +22,7 @@ from tests.programs import CPU, PLAIN, Kind, Rig, normal, record, tensor
 from tools.make_test_model import SHAPES, write_model
 from wasmrt import resources
 from wasmrt.device import cpu_native
-from wasmrt.device.cpu import CANCEL_AT
+from wasmrt.device.cpu import ABORT_AT
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
@@ -164,7 +164,7 @@ def test_a_pass_that_is_cancelled_while_it_ends_for_good(how, pause):
             if how == "closed":
                 rig.device.close()
             else:
-                rig.memory.write(rig.device._team + CANCEL_AT + 1, b"\1")            # as a thread that fails does
+                rig.memory.write(rig.device._team + ABORT_AT, b"\1")            # as a thread that fails does
             await asyncio.sleep(pause)
             task.cancel()
             with pytest.raises((wasmrt.DeviceError, asyncio.CancelledError)):

@@ -24,6 +24,7 @@ LAYERS = (
     ("engine",),
     ("sync",),
     ("inspect", "bench", "doctor", "planning", "pull"),
+    ("serve",),
     ("cli",),
     ("__main__", "__init__"),
 )

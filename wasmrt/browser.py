@@ -1,7 +1,8 @@
 """The page's JavaScript that Python needs: modules of web/, imported into this thread, and scripts of workers.
 
 A page of ours says where its files are (globalThis.wasmrtScripts); in any other page they are made of the texts in this package.
-Nothing here works outside a page.
+Python cannot import a module without evaluating JavaScript; a page that forbids that gives it globalThis.wasmrtImport, which is
+`(url) => import(url)`. Nothing here works outside a page.
 """
 
 import sys
@@ -16,7 +17,7 @@ KINDS: dict[str, type[WasmrtError]] = {
 }
 
 _modules: dict[str, Any] = {}
-_workers: dict[str, str] = {}
+_urls: dict[str, str] = {}
 
 
 async def load(*names: str) -> None:
@@ -24,14 +25,11 @@ async def load(*names: str) -> None:
     import js
     from pyodide.code import run_js
 
-    base = getattr(js, "wasmrtScripts", None)
     for name in names:
         if name not in _modules:
             try:
-                if base:
-                    _modules[name] = await js.wasmrtImport(f"{base}{name}.js")
-                else:
-                    _modules[name] = await run_js("(url) => import(url)")(_blob_url(name))
+                import_module = getattr(js, "wasmrtImport", None) or run_js("(url) => import(url)")
+                _modules[name] = await import_module(script_url(name))
             except Exception as error:
                 refused = f"this page does not let {name}.js be imported ({error})"
                 raise UnsupportedError(f"{refused}; see docs/browser.md") from error
@@ -42,23 +40,17 @@ def module(name: str) -> Any:
     return _modules[name]
 
 
-def worker_url(name: str) -> str:
-    """What a worker with that script is started from."""
-    import js
-
-    if base := getattr(js, "wasmrtScripts", None):
-        return f"{base}{name}.js"
-    if name not in _workers:
-        _workers[name] = _blob_url(name)
-    return _workers[name]
-
-
-def _blob_url(name: str) -> str:
+def script_url(name: str) -> str:
+    """Where web/NAME.js is imported from, or a worker started."""
     import js
     from pyodide.ffi import to_js
 
-    options = to_js({"type": "text/javascript"}, dict_converter=js.Object.fromEntries)
-    return str(js.URL.createObjectURL(js.Blob.new(to_js([script(name).read_text(encoding="utf-8")]), options)))
+    if base := getattr(js, "wasmrtScripts", None):
+        return f"{base}{name}.js"
+    if name not in _urls:
+        options = to_js({"type": "text/javascript"}, dict_converter=js.Object.fromEntries)
+        _urls[name] = js.URL.createObjectURL(js.Blob.new(to_js([script(name).read_text(encoding="utf-8")]), options))
+    return _urls[name]
 
 
 def translated(error: Exception, kind: type[WasmrtError] = DeviceError) -> WasmrtError:

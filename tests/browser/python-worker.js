@@ -4,6 +4,8 @@ import { onMain } from "./python.js";
 
 let run;
 
+self.wasmrtImport = (url) => import(url); // Python may not evaluate JavaScript here
+
 self.onmessage = async ({ data }) => {
   try {
     if (data.indexURL) self.postMessage({ id: data.id, value: ((run = await onMain(data.indexURL, data.wheels)), undefined) });

@@ -27,7 +27,7 @@ TEAM_BYTES = 440
 TEAM_TAIL = struct.Struct("<12I6Q6I")  # the team from n_threads on
 TEAM_TAIL_AT = 320
 CURSOR_BYTES = 64  # of each thread: a cache line
-CANCEL_AT = 0  # the first byte of the control word: abort_team writes another, so that neither undoes the other
+CANCEL_AT, ABORT_AT = 0, 1  # bytes of the control word, so that none of them undoes the other
 BINDING = struct.Struct("<5Q")
 SLOT = struct.Struct("<2Q")
 ASK = struct.Struct("<4d5Q4I")  # candidates.c
@@ -166,6 +166,7 @@ class CpuDevice:
         self._kept, self._row = KEPT_NONE, 0
         self._failure = ""  # why nothing more is computed; not the exception, whose frames would keep the memory
         self._n_out = self._team = 0
+        self._closed = False
 
     @property
     def n_threads(self) -> int:
@@ -321,6 +322,9 @@ class CpuDevice:
             raise DeviceError(self._failure) from cause
 
     def close(self) -> None:
+        if self._team and not self._closed:
+            self._memory.write(self._team + ABORT_AT, b"\1")
+        self._closed = True
         self._failure = self._failure or "the device was closed, so this pass was not finished; open the model again"
         self._host.abort()
 

@@ -23,7 +23,7 @@ class PageHost:
         self.memory = BrowserMemory(build, capacity)
         try:
             code = _module(build)
-            self._js = browser.module("cpu").CpuHost.new(code, self.memory.js, n_threads, browser.worker_url("cpu-worker"))
+            self._js = browser.module("cpu").CpuHost.new(code, self.memory.js, n_threads, browser.script_url("cpu-worker"))
         except Exception as error:
             self.memory.close()
             raise browser.translated(error) from error

@@ -9,8 +9,8 @@ from wasmrt.store.predict import Predictor
 class Order:
     """All ops of all segments in a row; `cursor` is the first that has not run.
 
-    dense[at], experts[at]: the extents that op `at` reads in every pass, and those of which it reads what a router chose;
-    on_gpu[at]: those that it has on a GPU.
+    dense[at], experts[at]: the extents that op `at` reads in every pass, and those of which it reads what a router chose; all[at]:
+    with those that it has on a GPU, and the embedding.
     """
 
     def __init__(self, table: LayerTable, predictor: Predictor) -> None:
@@ -22,7 +22,8 @@ class Order:
             self.start_of.append(self.start_of[-1] + len(segment.uses))
         kinds = [extent.kind for extent in table.extents]
         self.dense = [tuple(i for i in table.needs[s][op] if kinds[i] is Kind.DENSE) for s, op in self.ops]
-        self.on_gpu = [tuple(i for i in table.needs[s][op] if kinds[i] is Kind.DEVICE) for s, op in self.ops]
+        embedding = tuple(i for i, extent in enumerate(table.extents) if any(segment == 0 for segment, _ in extent.places))
+        self.all = [embedding if s == 0 else table.needs[s][op] for s, op in self.ops]
         self.experts = [tuple(i for i in table.needs[s][op] if kinds[i] is Kind.EXPERT) for s, op in self.ops]
         self._uses: list[list[int]] = [[] for _ in kinds]  # of each extent, the ops that use it
         for at, (dense, experts) in enumerate(zip(self.dense, self.experts, strict=True)):

@@ -80,8 +80,7 @@ class LayerStore:
         }
         self._complete = False  # known to be
         # What stays and has not come yet, in memory and on a GPU.
-        self._missing = {i for i in range(len(self._held)) if frames.stays(i)}
-        self._missing_on_gpu = set(table.device)
+        self._missing = {i for i, held in enumerate(self._held) if self._stays(held)}
         self._loading: asyncio.Task[None] | None = None
         self._adaptive = FIRST_DISTANCE
         self._calm = 0
@@ -234,8 +233,8 @@ class LayerStore:
         at, streamed = start, 0
         while at < end and at not in self._routed_ops:
             needs = self._order.dense[at]
-            if self._missing_on_gpu:
-                needs = (*needs, *self._missing_on_gpu.intersection(self._order.on_gpu[at]))
+            if self._missing and not (at == 0 and self._rows):
+                needs = (*needs, *(i for i in self._order.all[at] if i in self._missing and i not in needs))
             if not self._frames.are_there(needs):
                 if at > start:
                     break
@@ -349,7 +348,6 @@ class LayerStore:
 
     def _arrived(self, i: int) -> None:
         """An extent has come."""
-        self._missing_on_gpu.discard(i)
         if i in self._missing:
             self._missing.discard(i)
             if not self._missing:
