@@ -1,0 +1,227 @@
+"""The worker's Python side, without a page: its messages, in the order in which a page would see them."""
+
+import asyncio
+import json
+import logging
+from array import array
+
+import pytest
+
+import wasmrt
+from wasmrt import page as page_module
+from wasmrt.page import Page
+from wasmrt.resources import demo_model
+
+pytestmark = pytest.mark.usefixtures("cpu")
+PROMPT = "Once upon a time"
+
+
+class Other:
+    """The page's end: sends requests, keeps what comes back by request."""
+
+    def __init__(self, takes=True):
+        self.page = Page(self.post)
+        self.heard = {}
+        self.notes = []
+        self.takes = takes  # pieces at once
+        self.changed = asyncio.Event()
+        self.last = 0
+
+    def post(self, text, numbers):
+        message = json.loads(text)
+        if numbers is not None:
+            message["numbers"] = array("f", numbers.cast("B").cast("f"))
+        self.heard.setdefault(message.get("id"), []).append(message)
+        self.changed.set()
+        if "pieces" in message and self.takes:
+            asyncio.get_running_loop().call_soon(self.page.handle, json.dumps({"taken": message["id"]}))
+
+    def send(self, **request):
+        self.last += 1
+        self.page.handle(json.dumps({"id": self.last, **request}))
+        return self.last
+
+    async def wait(self, number, *kinds):
+        """The first message of a request that has one of these."""
+        while True:
+            for message in self.heard.get(number, []):
+                if any(kind in message for kind in kinds):
+                    return message
+            self.changed.clear()
+            await asyncio.wait_for(self.changed.wait(), 60)
+
+    async def ask(self, **request):
+        message = await self.wait(self.send(**request), "done", "error")
+        return message["error"] if "error" in message else message["done"]
+
+    async def open(self, **options):
+        number = self.send(do="open", ref=str(demo_model()), options={"device": "cpu", **options})
+        assert "done" in await self.wait(number, "done", "error"), self.heard
+        return number
+
+    def pieces(self, number):
+        return [piece for message in self.heard[number] for piece in message.get("pieces", [])]
+
+    def tokens(self, number):
+        lists = [m["tokens"] if "tokens" in m else m.get("done", {}).get("tokens", []) for m in self.heard[number]]
+        return [token for tokens in lists for token in tokens]
+
+
+def converse(test, **options):
+    async def run():
+        other = Other(**options)
+        try:
+            await test(other)
+        finally:
+            await other.page.close()
+
+    asyncio.run(run())
+
+
+def test_a_text_is_that_of_the_model():
+    with wasmrt.load(device="cpu") as model:
+        expected = model.generate(PROMPT, max_tokens=40)
+        text = "".join(expected)
+        config, ids = model.config.as_dict(), model.tokenize(PROMPT, add_bos=True)
+        logits = model.logits(ids)
+
+    async def test(other):
+        number = await other.open()
+        opened = (await other.wait(number, "done"))["done"]
+        assert opened["config"] == json.loads(json.dumps(config))
+        assert opened["plan"]["context"] > 0
+        one = other.send(do="generate", model=number, prompt=PROMPT, options={"max_tokens": 40})
+        done = (await other.wait(one, "done"))["done"]
+        assert "".join(other.pieces(one)) == text
+        assert other.tokens(one) == expected.tokens
+        assert done["stats"]["finish"] == "length"
+        assert await other.ask(do="tokenize", model=number, text=PROMPT, options={"add_bos": True}) == ids
+        assert await other.ask(do="detokenize", model=number, ids=ids) == PROMPT
+        numbers = await other.wait(other.send(do="logits", model=number, ids=ids), "done")
+        assert numbers["done"] == {"shape": list(logits.shape)}
+        assert numbers["numbers"].tobytes() == logits.tobytes()
+        assert (await other.ask(do="stats", model=number))["passes"] > 0
+        assert await other.ask(do="loaded", model=number) is None
+        progress = [message["progress"] for message in other.heard[number] if "progress" in message]
+        assert progress[-1][0] == progress[-1][1] > 0
+
+    converse(test)
+
+
+def test_pieces_are_gathered_while_the_page_is_busy():
+    """Whoever does not take pieces gets one message, and the rest when it asks; the engine runs ahead by so many at most."""
+
+    async def test(other):
+        number = await other.open()
+        one = other.send(do="generate", model=number, prompt=PROMPT, options={"max_tokens": 200})
+        await other.wait(one, "pieces")
+        await asyncio.sleep(1.0)
+        assert len(other.heard[one]) == 1
+        assert other.page._texts[one]._pieces[page_module.MOST_AHEAD - 1 :] != []
+        assert len(other.page._texts[one]._pieces) == page_module.MOST_AHEAD
+        other.takes = True
+        other.page.handle(json.dumps({"taken": one}))
+        done = (await other.wait(one, "done"))["done"]
+        assert done["stats"]["generated_tokens"] == 200
+        assert len(other.tokens(one)) == 200
+        assert len(other.heard[one]) < 200  # messages
+
+    converse(test, takes=False)
+
+
+def test_stop_ends_a_text_and_cancel_breaks_it_off():
+    async def test(other):
+        number = await other.open()
+        for how in ("stop", "cancel"):
+            one = other.send(do="generate", model=number, prompt=PROMPT, options={"max_tokens": None})
+            await other.wait(one, "pieces")
+            other.page.handle(json.dumps({how: one}))
+            end = await other.wait(one, "done", "error")
+            if how == "stop":
+                assert end["done"]["stats"]["finish"] == "closed"
+            else:
+                assert end["error"]["kind"] == "AbortError"
+        again = await other.ask(do="generate", model=number, prompt=PROMPT, options={"max_tokens": 3})
+        assert again["stats"]["generated_tokens"] == 3
+
+    converse(test)
+
+
+def test_a_stop_reaches_who_waits_for_the_page():
+    async def test(other):
+        number = await other.open()
+        one = other.send(do="generate", model=number, prompt=PROMPT, options={"max_tokens": None})
+        await other.wait(one, "pieces")
+        await asyncio.sleep(0.5)  # now it waits
+        other.page.handle(json.dumps({"stop": one}))
+        assert (await other.wait(one, "done"))["done"]["stats"]["finish"] == "closed"
+
+    converse(test, takes=False)
+
+
+def test_a_load_can_be_cancelled():
+    async def test(other):
+        one = other.send(do="open", ref=str(demo_model()), options={"device": "cpu"})
+        other.page.handle(json.dumps({"cancel": one}))
+        assert (await other.wait(one, "done", "error"))["error"]["kind"] == "AbortError"
+        assert other.page._models == {}
+
+    converse(test)
+
+
+def test_closing_a_model_ends_what_it_does():
+    async def test(other):
+        number, second = await other.open(), await other.open()
+        one = other.send(do="generate", model=number, prompt=PROMPT, options={"max_tokens": None})
+        await other.wait(one, "pieces")
+        assert await other.ask(do="close", model=number) is None
+        assert (await other.wait(one, "done", "error"))["error"]["kind"] == "AbortError"
+        assert await other.ask(do="close", model=number) is None
+        assert (await other.ask(do="stats", model=number))["kind"] == "DeviceError"
+        assert "stats" in await other.ask(do="generate", model=second, prompt=PROMPT, options={"max_tokens": 2})
+        assert list(other.page._models) == [second]
+
+    converse(test)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        ({"do": "open", "ref": "/no/such/file.gguf"}, "SourceError"),
+        ({"do": "open", "ref": "x", "options": {"speed": 9}}, "TypeError"),
+        ({"do": "open", "ref": "x", "options": {"memory": "much"}}, "ValueError"),
+        ({"do": "generate", "prompt": "x" * 100_000}, "ContextFull"),
+        ({"do": "generate", "prompt": "x", "options": {"temperature": -1}}, "ValueError"),
+        ({"do": "detokenize", "ids": [10**9]}, "ValueError"),
+        ({"do": "dance"}, "ValueError"),
+    ],
+)
+def test_errors_have_their_kind(request_, kind):
+    async def test(other):
+        extra = {} if request_["do"] == "open" else {"model": await other.open()}
+        error = await other.ask(**request_, **extra)
+        assert error["kind"] == kind
+        assert error["message"]
+        assert "trace" not in error
+
+    converse(test)
+
+
+def test_an_error_of_ours_tells_where():
+    async def test(other):
+        error = await other.ask(do="stats")  # of no model
+        assert error["kind"] == "KeyError"
+        assert "_do" in error["trace"]
+
+    converse(test)
+
+
+def test_notes_come_with_the_request_that_they_are_about():
+    async def test(other):
+        logging.getLogger("wasmrt").warning("to all")
+        number = other.send(do="open", ref=str(demo_model()), options={"device": "cpu", "gpu_memory": "1GiB"})
+        note = await other.wait(number, "note")
+        assert "gpu" in note["note"].lower()
+        assert other.heard[None][0] == {"note": "to all"}
+
+    converse(test)
