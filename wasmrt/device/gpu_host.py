@@ -71,6 +71,7 @@ class GpuHost(Protocol):
     features: frozenset[str]  # that are used
     allocated: int  # bytes of all buffers
     high_water: int
+    directives: bool  # its compiler wants to be told that a shader uses subgroups; another does not know how
 
     def buffer(self, n_bytes: int, use: Use = Use.STORAGE) -> Any: ...
     def free(self, buffer: Any) -> None: ...
@@ -103,16 +104,18 @@ class Shaders:
         """The op of the last file, behind what it builds on. constants: its overrides."""
         key = (files, tuple(sorted(constants.items())))
         if key not in self._made:
-            code = source(files)
+            code = source(files, self._host.directives)
             bindings = bindings_of(code)
             self._made[key] = Shader(self._host.pipeline("+".join(files), code, bindings, constants), bindings)
         return self._made[key]
 
 
 @cache
-def source(files: tuple[str, ...]) -> str:
-    """The files joined. Of directives, only what both compilers take is put in front."""
+def source(files: tuple[str, ...], directives: bool = False) -> str:
+    """The files joined. directives: with those that not all compilers take."""
     code = "\n".join(shader(name).read_text(encoding="utf-8") for name in files)
+    if directives and "reduce_subgroup" in files:
+        code = f"enable subgroups;\n{code}"
     return f"enable f16;\n{code}" if "tile_f16" in files else code
 
 

@@ -83,6 +83,8 @@ def _quiet() -> Iterator[None]:
 class WgpuHost:
     """One adapter's device, with what is made on it. Raises DeviceError for whatever the driver refuses."""
 
+    directives = False
+
     def __init__(self, adapter: Adapter, features: frozenset[str] | None = None) -> None:
         """features: those that may be used, of the adapter's; None: all."""
         self.adapter = adapter

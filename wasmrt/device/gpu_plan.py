@@ -31,6 +31,8 @@ class Counted:
 class CountingHost:
     """A GpuHost that counts."""
 
+    directives = False
+
     def __init__(self, adapter: Adapter) -> None:
         self.adapter, self.limits, self.features = adapter, adapter.limits, adapter.features
         self.allocated = self.high_water = 0
