@@ -4,16 +4,16 @@
         assert page.run("return args.a + args.b", a=1, b=2) == 3
 """
 
-import os
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser.engines import ENGINES, Browser, missing
 from tests.browser.server import PageHung, PageState, Site
-from tests.conftest import ROOT, skip_or_fail
+from tests.conftest import skip_or_fail
+from tools.build_web import build
 
 START_SECONDS = 90.0  # until a browser that was just started asks for work, on a machine that is busy
 GO_SECONDS = 20.0
@@ -115,17 +115,12 @@ class Engine:
             self._browser = None
 
 
-def page_roots() -> list[Path]:
-    """Where the page's files are: our own as they are in the checkout, the others as tools/build_web.py made them."""
-    return [ROOT / "web", ROOT / "build" / "web"]
-
-
 @pytest.fixture(scope="session")
-def site() -> Iterator[Site]:
-    pyodide = ROOT / "build" / "web" / "pyodide"
-    if not pyodide.is_dir():
-        pyodide = Path(os.environ.get("WASMRT_PYODIDE", "/tmp/me/npm/p/package"))
-    with Site(page_roots(), pyodide) as site:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page as tools/build_web.py makes it of the checkout, served. A copy: another process may build it anew meanwhile."""
+    folder = tmp_path_factory.mktemp("site") / "web"
+    shutil.copytree(build(), folder)
+    with Site(folder) as site:
         yield site
 
 

@@ -1,6 +1,6 @@
 """The server of the browser tests: the page's files, models by range, and a remote control for pages.
 
-    with Site(roots) as site:
+    with Site(folder) as site:
         page = site.page("isolated")                  # its URL is for a browser; there, remote.js asks us what to do
         value = site.call(page, "return await 40 + args.more", {"more": 2}, seconds=10)
 
@@ -88,10 +88,10 @@ class PageState:
 
 
 class Site:
-    """See the head of this file. roots: folders of files, the first that has a path serves it; models: at /models/NAME."""
+    """See the head of this file. folder: the page's files; models: at /models/NAME."""
 
-    def __init__(self, roots: Sequence[Path], pyodide: Path | None = None) -> None:
-        self.roots, self.pyodide = list(roots), pyodide
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.models: dict[str, Path] = {}
         self.files: dict[str, bytes] = {}  # by path: more files of all origins
         self.requests: list[tuple[str, str, str | None]] = []  # (origin, path, Range) of what is not the remote control's
@@ -199,12 +199,9 @@ class Site:
             return _inside(HERE, path.removeprefix("/remote/"))
         if path.startswith("/models/"):
             return self.models.get(path.removeprefix("/models/"))
-        if path.startswith("/pyodide/") and self.pyodide is not None:
-            return _inside(self.pyodide, path.removeprefix("/pyodide/"))
         if origin == "foreign" and not path.startswith("/pyodide/"):
             return None
-        name = path.removeprefix("/") or "index.html"
-        return next((found for root in self.roots if (found := _inside(root, name))), None)
+        return _inside(self.folder, path.removeprefix("/") or "index.html")
 
 
 def encode(value: object) -> dict[str, str]:

@@ -1,0 +1,458 @@
+/**
+ * wasmrt in a page: open a GGUF model by URL or File, and let it write.
+ *
+ *     import { open } from "./wasmrt.js";
+ *     const model = await open("https://example.org/model.gguf", { memory: "1GiB" });
+ *     for await (const piece of model.generate("Once upon a time", { maxTokens: 64 })) show(piece);
+ *     await model.close();
+ *
+ * All models of a page share one worker (engine-worker.js), which ends with the last of them.
+ */
+
+const PING_SECONDS = 5;
+// A worker that computes on its own thread answers between two of its passes only; elsewhere at once.
+const PATIENCE_SECONDS = 60;
+const PATIENCE_ALONE_SECONDS = 900;
+
+/** What went wrong: `kind` is the name of Python's class (SourceError, BudgetError, ...), or "EngineStopped". */
+export class WasmrtError extends Error {
+  /** @param {string} kind @param {string} message @param {string} [trace] Python's */
+  constructor(kind, message, trace) {
+    super(message);
+    this.name = "WasmrtError";
+    this.kind = kind;
+    if (trace) this.trace = trace;
+  }
+}
+
+/**
+ * @typedef {object} OpenOptions
+ * @property {string} [device] "auto" (a GPU where there is one, else the CPU), "gpu", "cpu"
+ * @property {number | string} [memory] a hard budget for weights, cache and activations: bytes, or text such as "1GiB"
+ * @property {number | string} [gpuMemory] the same of the GPU's memory
+ * @property {number} [context] positions
+ * @property {number} [threads]
+ * @property {"f32" | "f16"} [kvType] of the key/value cache
+ * @property {boolean} [cache] keep what a URL gives on this origin's disk (true)
+ * @property {(bytes: number, of: number) => void} [onprogress] of the load, which goes on after open() has given the model
+ * @property {(text: string) => void} [onnote] what a user should know, in a line; otherwise the console has it
+ * @property {AbortSignal} [signal] breaks off opening
+ */
+
+/**
+ * @typedef {object} TextOptions
+ * @property {number | null} [maxTokens] null: until the model ends or the context is full
+ * @property {number} [temperature] 0: always the likeliest token
+ * @property {number} [topK]
+ * @property {number} [topP]
+ * @property {number} [minP]
+ * @property {number} [repeatPenalty]
+ * @property {number | bigint} [seed]
+ * @property {string | string[]} [stop] texts that end it
+ * @property {boolean} [parseSpecial] let text such as "<|im_end|>" in the prompt become control tokens
+ * @property {AbortSignal} [signal]
+ */
+
+const PYTHON_NAMES = {
+  gpuMemory: "gpu_memory", kvType: "kv_type", maxTokens: "max_tokens", topK: "top_k", topP: "top_p", minP: "min_p",
+  repeatPenalty: "repeat_penalty", parseSpecial: "parse_special", addBos: "add_bos",
+};
+
+/** Options by Python's names, without those that were not given. */
+function forPython(options) {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given.map(([name, value]) => [PYTHON_NAMES[name] ?? name, value]));
+}
+
+/** The worker, and who waits for what it answers. */
+class Engine {
+  static #running = null;
+
+  /** The page's engine, started if there is none; whoever took it releases it. */
+  static take() {
+    Engine.#running ??= new Engine();
+    Engine.#running.#users += 1;
+    return Engine.#running;
+  }
+
+  #users = 0;
+  #lastId = 0;
+  #requests = new Map(); // id -> {resolve, reject, heard}
+  #listeners = new Map(); // id of a request that opened a model -> (message), as long as it is open
+  #stopped = null; // the error, once it has
+  #unlock = new AbortController();
+  #heard = performance.now();
+  #patience = (globalThis.crossOriginIsolated ? PATIENCE_SECONDS : PATIENCE_ALONE_SECONDS) * 1000;
+
+  constructor() {
+    const name = `wasmrt-${Math.random().toString(36).slice(2)}`;
+    this.#worker = new Worker(new URL("./engine-worker.js", import.meta.url), { type: "module", name });
+    this.#worker.onmessage = ({ data }) => this.#hear(data);
+    this.#worker.onerror = (event) => this.#stop(event.message || "its script does not load");
+    this.#pinger = setInterval(() => this.#ping(), PING_SECONDS * 1000);
+  }
+
+  #worker;
+  #pinger;
+
+  release() {
+    this.#users -= 1;
+    if (!this.#users) this.#stop("the page has closed it");
+  }
+
+  get stopped() {
+    return this.#stopped;
+  }
+
+  /** Computing takes place on the worker's own thread, so it may be silent for long. */
+  expectSilence() {
+    this.#patience = PATIENCE_ALONE_SECONDS * 1000;
+  }
+
+  /**
+   * Send a request. heard: told of what comes before its answer.
+   * @returns {{id: number, answer: Promise<any>}}
+   */
+  ask(message, heard = () => {}) {
+    const id = ++this.#lastId;
+    if (this.#stopped) return { id, answer: Promise.reject(this.#stopped) };
+    const answer = new Promise((resolve, reject) => this.#requests.set(id, { resolve, reject, heard }));
+    this.tell({ id, ...message });
+    return { id, answer };
+  }
+
+  /** The same, but broken off when the signal says so: then at once, whatever the engine is doing. */
+  async askUntil(signal, message) {
+    signal?.throwIfAborted();
+    const { id, answer } = this.ask(message);
+    if (!signal) return answer;
+    return this.orAborted(signal, id, answer);
+  }
+
+  async orAborted(signal, id, answer) {
+    let abort;
+    const aborted = new Promise((_, reject) => {
+      abort = () => {
+        this.tell({ cancel: id });
+        reject(signal.reason);
+      };
+      signal.addEventListener("abort", abort, { once: true });
+    });
+    try {
+      return await Promise.race([answer, aborted]);
+    } finally {
+      signal.removeEventListener("abort", abort);
+    }
+  }
+
+  tell(message) {
+    if (!this.#stopped) this.#worker.postMessage(message);
+  }
+
+  /** From now on hear what comes up about the model of this request; null: no more. */
+  listen(id, listener) {
+    if (listener) this.#listeners.set(id, listener);
+    else this.#listeners.delete(id);
+  }
+
+  #hear(message) {
+    this.#heard = performance.now();
+    if (message.alive) this.#watch(message.alive);
+    if (message.fatal) this.#stop(message.fatal.message);
+    if (message.note !== undefined && message.id === undefined) console.warn(`wasmrt: ${message.note}`);
+    if (message.id === undefined) return;
+    const request = this.#requests.get(message.id);
+    if (message.error || message.done !== undefined) {
+      this.#requests.delete(message.id);
+      if (message.error) request?.reject(new WasmrtError(message.error.kind, message.error.message, message.error.trace));
+      else request?.resolve(message.numbers ?? message.done);
+    } else if (request) {
+      request.heard(message);
+    } else {
+      this.#listeners.get(message.id)?.(message);
+    }
+  }
+
+  /** A lock that is free again means that its holder is gone, at once and without a doubt. */
+  #watch(lock) {
+    navigator.locks
+      .request(lock, { signal: this.#unlock.signal }, () => this.#stop("its worker has ended"))
+      .catch((error) => {
+        if (error.name !== "AbortError") throw error;
+      });
+  }
+
+  #ping() {
+    if (performance.now() - this.#heard > this.#patience) this.#stop("its worker does not answer any more");
+    else this.tell({ ping: 0 });
+  }
+
+  #stop(why) {
+    if (this.#stopped) return;
+    this.#stopped = new WasmrtError("EngineStopped", `the engine has stopped (${why}); open the model again`);
+    if (Engine.#running === this) Engine.#running = null;
+    clearInterval(this.#pinger);
+    this.#unlock.abort();
+    this.#worker.terminate();
+    for (const { reject } of this.#requests.values()) reject(this.#stopped);
+    this.#requests.clear();
+    this.#listeners.clear();
+  }
+}
+
+/**
+ * Open a model: when this resolves, its header was read and its memory planned, and weights are on their way; a text may begin.
+ * @param {string | URL | Blob | ArrayBuffer | Uint8Array} ref a URL (also relative), "hf:owner/repo/file.gguf", a File or Blob, or
+ *   a file's bytes
+ * @param {OpenOptions} [options]
+ * @returns {Promise<Model>}
+ */
+export async function open(ref, { onprogress, onnote, signal, ...options } = {}) {
+  signal?.throwIfAborted();
+  const engine = Engine.take();
+  if (options.device === "cpu:plain") engine.expectSilence();
+  const heard = (message) => {
+    if (message.progress) onprogress?.(...message.progress);
+    if (message.note !== undefined) (onnote ?? ((text) => console.warn(`wasmrt: ${text}`)))(message.note);
+  };
+  const { id, answer } = engine.ask({ do: "open", ref: located(ref), options: forPython(options) }, heard);
+  const opened = answer.then((facts) => {
+    engine.listen(id, heard);
+    return new Model(engine, id, facts);
+  });
+  try {
+    return await (signal ? engine.orAborted(signal, id, opened) : opened);
+  } catch (error) {
+    // It may come after all, if it was broken off too late.
+    opened.then((model) => model.close(), () => engine.release());
+    throw error;
+  }
+}
+
+function located(ref) {
+  if (ref instanceof Blob) return ref;
+  if (ref instanceof ArrayBuffer || ArrayBuffer.isView(ref)) return new Blob([ref]);
+  if (ref instanceof URL) return ref.href;
+  if (typeof ref !== "string") throw new WasmrtError("TypeError", "a model is named by a URL, a File, a Blob or its bytes");
+  return /^hf:/i.test(ref) ? ref : new URL(ref, globalThis.document?.baseURI ?? location.href).href;
+}
+
+/** An open model. What its methods refuse comes as an Error with `kind`. */
+export class Model {
+  #engine;
+  #id;
+  #closing = null;
+
+  /** Use `open`. */
+  constructor(engine, id, { name, config, plan }) {
+    this.#engine = engine;
+    this.#id = id;
+    /** @type {string} the file's */
+    this.name = name;
+    /** @type {Record<string, any>} what the file says of the model: n_ctx_train, n_vocab, n_layers, ... */
+    this.config = config;
+    /** @type {Record<string, any>} what is where, and how much: context, total_bytes, streamed_bytes, bytes_bound, ... */
+    this.plan = plan;
+  }
+
+  /**
+   * Continue a text, or token ids.
+   * @param {string | number[]} prompt
+   * @param {TextOptions} [options]
+   */
+  generate(prompt, options = {}) {
+    return this.#text({ do: "generate", prompt: typeof prompt === "string" ? prompt : Array.from(prompt) }, options);
+  }
+
+  /**
+   * Answer a conversation, through the file's own template, which gets all further options.
+   * @param {{role: string, content: string}[]} messages
+   * @param {TextOptions & Record<string, any>} [options]
+   */
+  chat(messages, options = {}) {
+    return this.#text({ do: "chat", messages }, options);
+  }
+
+  #text(message, { signal, seed, ...options }) {
+    if (seed !== undefined && seed !== null) options.seed = seed;
+    return new Generation(this.#engine, () => this.#request(message, forPython(options)), signal);
+  }
+
+  /**
+   * @param {string} text
+   * @param {{addBos?: boolean, parseSpecial?: boolean, signal?: AbortSignal}} [options]
+   * @returns {Promise<number[]>}
+   */
+  tokenize(text, { signal, ...options } = {}) {
+    return this.#ask({ do: "tokenize", text }, signal, forPython(options));
+  }
+
+  /** @param {number[]} ids @param {{signal?: AbortSignal}} [options] @returns {Promise<string>} */
+  detokenize(ids, { signal } = {}) {
+    return this.#ask({ do: "detokenize", ids: Array.from(ids) }, signal);
+  }
+
+  /**
+   * The logits after every position: ids.length rows of config.n_vocab.
+   * @param {number[]} ids @param {{signal?: AbortSignal}} [options] @returns {Promise<Float32Array>}
+   */
+  logits(ids, { signal } = {}) {
+    return this.#ask({ do: "logits", ids: Array.from(ids) }, signal);
+  }
+
+  /** What was done so far: passes, seconds, bytes read. @returns {Promise<Record<string, any>>} */
+  stats({ signal } = {}) {
+    return this.#ask({ do: "stats" }, signal);
+  }
+
+  /** Wait until the weights that stay are there. @param {{signal?: AbortSignal}} [options] @returns {Promise<void>} */
+  async loaded({ signal } = {}) {
+    await this.#ask({ do: "loaded" }, signal);
+  }
+
+  /** Keep to a smaller budget from now on. @param {number | string} memory @param {{signal?: AbortSignal}} [options] */
+  async lowerMemory(memory, { signal } = {}) {
+    this.plan = await this.#ask({ do: "lower_memory", memory }, signal);
+  }
+
+  /** Break off what it does, and give its memory back. Calling it again waits for the same. @returns {Promise<void>} */
+  close() {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close() {
+    this.#engine.listen(this.#id, null);
+    try {
+      await this.#engine.ask({ do: "close", model: this.#id }).answer;
+    } catch (error) {
+      if (error.kind !== "EngineStopped") throw error; // then it is closed too
+    } finally {
+      this.#engine.release();
+    }
+  }
+
+  async [Symbol.asyncDispose ?? Symbol("asyncDispose")]() {
+    await this.close();
+  }
+
+  #request(message, options) {
+    if (this.#closing) throw new WasmrtError("DeviceError", `${this.name}: the model was closed; open it again`);
+    return { ...message, model: this.#id, ...(options && { options }) };
+  }
+
+  async #ask(message, signal, options) {
+    return this.#engine.askUntil(signal, this.#request(message, options));
+  }
+}
+
+/**
+ * A text as it is written: an async iterable of its pieces, which starts when the first is asked for. Leaving the loop stops it.
+ * @implements {AsyncIterator<string>}
+ */
+export class Generation {
+  /** All pieces so far. */
+  text = "";
+  /** @type {number[]} the ids of what was written */
+  tokens = [];
+  /** @type {Record<string, any> | null} at the end: finish, generated_tokens, decode_tokens_per_second, ... */
+  stats = null;
+
+  #engine;
+  #message;
+  #signal;
+  #id = 0;
+  #pieces = [];
+  #untaken = false; // a message whose pieces the engine does not yet know to be used
+  #answer = null; // settles when the engine has ended it
+  #ended = null; // {error}, or {} for a good end
+  #wake = () => {};
+  #turn = Promise.resolve(); // calls of next() follow one another
+
+  /** Use `Model.generate` or `Model.chat`. */
+  constructor(engine, message, signal) {
+    this.#engine = engine;
+    this.#message = message;
+    this.#signal = signal;
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+
+  /** @returns {Promise<IteratorResult<string, undefined>>} */
+  next() {
+    const result = this.#turn.then(() => this.#next());
+    this.#turn = result.catch(() => {});
+    return result;
+  }
+
+  /** Called when a loop is left: stops, and waits until the engine has. */
+  async return() {
+    await this.stop();
+    this.#pieces.length = 0;
+    return { done: true, value: undefined };
+  }
+
+  /** End the text here; the loop that reads it ends, and `stats` are there. @returns {Promise<void>} */
+  async stop() {
+    if (!this.#answer) {
+      this.#end({});
+      return;
+    }
+    this.#engine.tell({ stop: this.#id });
+    await this.#answer;
+  }
+
+  async #next() {
+    if (!this.#answer && !this.#ended) this.#start();
+    for (;;) {
+      if (this.#signal?.aborted) throw this.#signal.reason;
+      if (this.#pieces.length) {
+        const value = this.#pieces.shift();
+        this.text += value;
+        return { done: false, value };
+      }
+      if (this.#ended?.error) throw this.#ended.error;
+      if (this.#ended) return { done: true, value: undefined };
+      if (this.#untaken) this.#engine.tell({ taken: this.#id });
+      this.#untaken = false;
+      await new Promise((resolve) => (this.#wake = resolve));
+    }
+  }
+
+  #start() {
+    this.#signal?.throwIfAborted();
+    const { id, answer } = this.#engine.ask(this.#message(), (message) => this.#hear(message));
+    this.#id = id;
+    const abort = () => {
+      this.#engine.tell({ cancel: id });
+      this.#end({ error: this.#signal.reason });
+    };
+    this.#signal?.addEventListener("abort", abort, { once: true });
+    this.#answer = answer
+      .then(
+        ({ stats, tokens }) => {
+          this.stats = stats;
+          this.tokens.push(...tokens);
+          this.#end({});
+        },
+        (error) => this.#end({ error }),
+      )
+      .finally(() => this.#signal?.removeEventListener("abort", abort));
+  }
+
+  #hear({ pieces, tokens, note }) {
+    if (note !== undefined) console.warn(`wasmrt: ${note}`);
+    if (!pieces || this.#ended) return;
+    this.#pieces.push(...pieces);
+    this.tokens.push(...tokens);
+    this.#untaken = true;
+    this.#wake();
+  }
+
+  #end(how) {
+    this.#ended ??= how;
+    this.#wake();
+  }
+}
