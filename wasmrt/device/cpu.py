@@ -311,7 +311,8 @@ class CpuDevice:
         if self._host.call("candidates", ask):
             raise _not_numbers()
         rest, rest_at = struct.unpack("<2d", memory.read(ask, 16))
-        return Candidates(array("i", memory.read(ids, 4 * k)), array("f", memory.read(best, 4 * k)), rest, rest_at)
+        chosen, theirs = array("i", memory.read(ids, 4 * k)), array("f", memory.read(best, 4 * k))
+        return Candidates(chosen.tolist(), theirs.tolist(), rest, rest_at)
 
     def _cancel(self) -> None:
         if not self._failure:  # else the run leaves anyway, and its memory may be gone
