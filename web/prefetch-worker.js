@@ -10,14 +10,16 @@
 //   {type: "hurry", id}                    somebody waits for this read now
 //   {type: "cancel", id}                   nobody does any more
 //   {type: "ping"}, {type: "stats"}, {type: "close"}
+//   {type: "list"}, {type: "remove", key}  what lies on the disk: instead of "open"
 // From it:
 //   {type: "opened", name, size, etag, lastModified, exposed, cache}    exposed: whether each part's place in the file can be
-//                                          checked (else only its length); cache: {state, why}, see Cache
+//                                          checked (else only its length); cache: {state, why}, see STATES
 //   {type: "error", error}                 instead of "opened". error: {kind, message, transient}
 //   {type: "end", id, buffer, error}       exactly one for each read; nothing writes for it any more. buffer: where it had no
 //                                          key; error: if it failed, of kind "Cancelled" if it was cancelled
 //   {type: "cache", state, why}            has changed
 //   {type: "pong"}, {type: "stats", ...}, {type: "closed"}
+//   {type: "list", models: [{key, name, url, size, present, whole}]}, {type: "removed", error}    present: bytes of it
 
 const MIB = 1 << 20;
 const HEAD_BYTES = 256 << 10; // of the first request: the file's header is read from it
@@ -37,6 +39,11 @@ const LIMITS = {
   retryAfterCap: 30,
   totalSeconds: 120, // of one part, and ...
   bytesPerSecond: 16384, // ... the time that its bytes take at this speed
+  probeAttempts: 2, // how patiently a server is asked whether its file is still the one that lies here; without it that one is used
+  probeSeconds: 5,
+  saveSeconds: 2, // after a write to the disk, the map of what is there is written; ...
+  saveBytes: 64 * MIB, // ... or after so much: that is what a killed worker loses
+  backlogBytes: 32 * MIB, // that may wait to be written to the disk
 };
 const RENEW_AFTER = 2; // failures in a row after which the file is looked up anew where it was redirected
 const EXPIRED = new Set([401, 403, 404, 410]); // what object stores answer when a signed URL's time is over
@@ -44,9 +51,11 @@ const BUSY = new Set([408, 425, 429]); // and 500 to 599
 
 let limits = LIMITS;
 let source = null; // a WebFile or a LocalFile
+let cache = null; // a Cache of what `source` gives
 let closed = false;
 const memories = new Map();
-const counts = { network: 0, file: 0, cache: 0, requests: 0, retries: 0, reads: 0 };
+// Bytes by where they came from, and what the disk cost.
+const counts = { network: 0, file: 0, disk: 0, requests: 0, retries: 0, reads: 0, kept: 0, writeMs: 0, flushMs: 0, slowestMs: 0 };
 
 // Errors
 
@@ -67,6 +76,9 @@ class Trouble extends Error {
     this.retryAfter = retryAfter;
   }
 }
+
+/** An answer that is not the range that it says it is: none of its bytes are taken for right. */
+class TooLong extends Trouble {}
 
 const sendable = (error) => ({
   kind: error.kind ?? "SourceError",
@@ -133,9 +145,8 @@ function checkSame(was, now) {
 }
 
 /** Whether this answer's body is bytes `start` to `end` of the file. Throws Trouble if not. */
-function checkPart(answer, place, start, end) {
+function checkPart(answer, was, exposed, start, end) {
   const { headers, status } = answer;
-  const was = place.identity;
   checkBusy(answer);
   if (EXPIRED.has(status)) throw new Trouble(`it answered with status ${status}`, "renew");
   const range = contentRange(headers);
@@ -149,7 +160,7 @@ function checkPart(answer, place, start, end) {
   checkSame(was, { size, etag: strongEtag(headers), lastModified: headers.get("last-modified") });
   if (status === 200) throw new Trouble("the server no longer does ranges: it answered with the whole file");
   checkEncoding(headers);
-  if (place.exposed && (range.start !== start || range.end !== end || range.total === null)) {
+  if (exposed && (range.start !== start || range.end !== end || range.total === null)) {
     const shown = headers.get("content-range")?.slice(0, 80) ?? "missing";
     throw new Trouble(`asked for bytes ${start}-${end - 1}, it answered with Content-Range ${shown}`);
   }
@@ -165,14 +176,15 @@ let watcher = 0;
 function watch() {
   const now = performance.now();
   for (const request of asking) {
-    if (now > request.last + limits.idleSeconds * 1000) request.stop(`no byte came for ${limits.idleSeconds} s`);
+    if (now > request.last + request.idle * 1000) request.stop(`no byte came for ${request.idle} s`);
     else if (now > request.deadline) request.stop("it took too long");
   }
 }
 
 /** One GET or HEAD. `stop(reason)` ends it; whoever waits for it gets a Trouble with that reason. */
 class Request {
-  constructor(deadline = Infinity) {
+  constructor(deadline, idle = limits.idleSeconds) {
+    this.idle = idle;
     this.controller = new AbortController();
     this.last = performance.now(); // when something last came
     this.deadline = deadline;
@@ -187,7 +199,7 @@ class Request {
   /** Ask, give the answer to `use`, and let go of the connection in any case: a body that is not read is aborted. */
   async run(url, init, use) {
     asking.add(this);
-    watcher ||= setInterval(watch, Math.min(1000, limits.idleSeconds * 250));
+    watcher ||= setInterval(watch, Math.min(1000, this.idle * 250));
     counts.requests += 1;
     try {
       const answer = await fetch(url, {
@@ -202,7 +214,7 @@ class Request {
       return await use(answer);
     } catch (error) {
       if (error instanceof Trouble || error instanceof SourceError) throw error;
-      throw new Trouble(this.reason || `${oneLine(error)}`);
+      throw new Trouble(this.reason || oneLine(error));
     } finally {
       this.stop("done");
       asking.delete(this);
@@ -213,7 +225,7 @@ class Request {
     }
   }
 
-  /** Hand the body on chunk by chunk: take(chunk) before the next is asked for. Throws Trouble unless it has n bytes. */
+  /** Hand the body on chunk by chunk, each before the next is asked for. Throws Trouble unless it has n bytes. */
   async body(answer, n, take) {
     let left = n;
     const reader = answer.body.getReader();
@@ -222,7 +234,7 @@ class Request {
       if (done) break;
       this.last = performance.now();
       left -= value.length;
-      if (left < 0) throw new Trouble(`the answer has more than the ${n} bytes that were asked for`);
+      if (left < 0) throw new TooLong(`the answer has more than the ${n} bytes that were asked for`);
       take(value);
     }
     if (left > 0) throw new Trouble(`the answer ended ${left} bytes early`);
@@ -231,6 +243,15 @@ class Request {
 
 const rangeHeader = (start, end) => ({ headers: { Range: `bytes=${start}-${end - 1}` } });
 const oneLine = (error) => String(error?.message ?? error).replace(/\s+/g, " ").trim();
+const { port1, port2 } = new MessageChannel();
+const turns = [];
+port1.onmessage = () => turns.shift()();
+/** Let other messages in. Timers would take 4 ms each. */
+const turn = () =>
+  new Promise((resolve) => {
+    turns.push(resolve);
+    port2.postMessage(null);
+  });
 const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
 function pause(failed, asked) {
@@ -240,28 +261,37 @@ function pause(failed, asked) {
 
 // Where bytes come from
 
-/** A file behind a URL. `place`: where the redirects led, whose signature may expire, and what identified the file there. */
+/**
+ * A file behind a URL. identity: {size, etag, lastModified} of the file that was opened. place: where the redirects led, whose
+ * signature may expire; null until the server is first asked, if the file was opened from the disk.
+ */
 class WebFile {
   constructor(url) {
     this.url = url;
     this.name = nameOf(url);
+    this.identity = null;
+    this.exposed = true;
     this.place = null;
     this.head = new Uint8Array(0);
     this.renewing = null;
   }
 
   async open() {
-    this.place = await this.find(HEAD_BYTES, limits.openAttempts);
-    this.head = this.place.head;
-    const { identity, exposed } = this.place;
-    return { ...identity, exposed };
+    this.settle(await this.find(HEAD_BYTES, limits.openAttempts));
+  }
+
+  settle({ identity, exposed, url, head }) {
+    this.place = { url, exposed };
+    this.identity = identity;
+    this.exposed = exposed;
+    this.head = head;
   }
 
   /** `resolve` with patience. Throws SourceError. */
-  async find(n, attempts) {
+  async find(n, attempts, seconds = limits.totalSeconds, idle = limits.idleSeconds) {
     for (let failed = 1; ; failed++) {
       try {
-        return await this.resolve(n);
+        return await this.resolve(n, seconds, idle);
       } catch (trouble) {
         if (!(trouble instanceof Trouble)) throw trouble;
         if (trouble.then !== "again") throw new SourceError(`cannot open ${this.name}: ${trouble.message}`);
@@ -273,32 +303,32 @@ class WebFile {
           );
         }
         counts.retries += 1;
-        await sleep(pause(failed, trouble.retryAfter));
+        await sleep(pause(failed, Math.min(trouble.retryAfter, idle)));
       }
     }
   }
 
   /** Follow the redirects from the URL that the user gave, and read the first n bytes. Throws Trouble. */
-  async resolve(n) {
-    const deadline = performance.now() + limits.totalSeconds * 1000;
-    const request = new Request(deadline);
+  async resolve(n, seconds = limits.totalSeconds, idle = limits.idleSeconds) {
+    const deadline = performance.now() + seconds * 1000;
+    const request = new Request(deadline, idle);
     const found = await request.run(this.url, rangeHeader(0, n), async (answer) => {
       if (this.url.startsWith("https:") && answer.url.startsWith("http:")) {
         throw new Trouble(`a redirect from https to ${nameOf(answer.url)} was not followed; give the file's own URL`, "never");
       }
       return { url: answer.url || this.url, ...(await readHead(request, answer, n)) };
     });
-    if (found.identity.size === null) found.identity.size = await sizeByHead(found.url, deadline);
+    found.identity.size ??= await sizeByHead(found.url, deadline, idle);
     return found;
   }
 
-  /** Once for all parts that read from `stale`. */
+  /** Look the file up again, once for all parts that read from `stale`, and make sure that it is the same. */
   async renew(stale) {
     if (this.place !== stale) return;
     this.renewing ??= this.resolve(1)
-      .then((place) => {
-        checkSame(stale.identity, place.identity);
-        this.place = place;
+      .then(({ identity, url, exposed }) => {
+        checkSame(this.identity, identity);
+        this.place = { url, exposed };
       })
       .finally(() => {
         this.renewing = null;
@@ -306,59 +336,59 @@ class WebFile {
     await this.renewing;
   }
 
-  /** Bytes `start` to `end`, where `part` wants them. Goes on where an answer broke off. Throws SourceError. */
-  async readInto(part, start, end, take) {
+  /**
+   * Hand bytes `start` to `end` to `part` as they come. Goes on where an answer broke off; ends early if the part is over.
+   * Throws SourceError.
+   */
+  async readInto(part, start, end) {
     let failed = 0;
     let renewed = false;
-    let stale = null;
-    let at = start;
-    let mark = start; // how far it had come, and when, as it last made progress
-    let since = performance.now();
+    let stale = this.place;
+    let [at, mark, since] = [start, start, performance.now()]; // mark: how far it had come when it last made progress
     const deadline = since + (limits.totalSeconds + (end - start) / limits.bytesPerSecond) * 1000;
-    while (at < end) {
+    let renew = stale === null;
+    while (at < end && !part.over) {
       const begun = at;
-      let place = this.place;
+      const chunks = []; // to be kept on the disk once the answer has proved to be what it says
       try {
-        if (stale) {
-          await this.renew(stale);
-          stale = null;
-          place = this.place;
-        }
+        if (renew) await this.renew(stale);
+        renew = false;
+        const place = (stale = this.place);
         if (part.over) return;
-        const request = new Request(deadline);
-        part.request = request;
-        const init = { ...rangeHeader(at, end), priority: part.demand ? "high" : "low" };
+        const request = (part.request = new Request(deadline));
+        const init = { ...rangeHeader(begun, end), priority: part.demand ? "high" : "low" };
         await request.run(place.url, init, (answer) => {
-          checkPart(answer, place, begun, end);
+          checkPart(answer, this.identity, place.exposed, begun, end);
           return request.body(answer, end - begun, (chunk) => {
             if (part.over) return;
-            take(at, chunk);
+            part.put(at, chunk);
+            if (cache?.writable) chunks.push(chunk);
             at += chunk.length;
           });
         });
       } catch (trouble) {
         if (part.over) return;
         if (!(trouble instanceof Trouble)) throw trouble;
-        if (trouble.message.includes("has more than")) at = begun; // it is not the range that it says it is
+        if (trouble instanceof TooLong) [at, chunks.length] = [begun, 0];
         const now = performance.now();
-        if (at - mark >= limits.progressBytes) {
-          [mark, since, failed, renewed] = [at, now, 0, false];
-        }
+        if (at - mark >= limits.progressBytes) [mark, since, failed, renewed] = [at, now, 0, false];
         if (trouble.then === "renew" && !renewed) {
-          [stale, renewed] = [place, true];
+          renew = renewed = true;
           continue;
         }
         failed += 1;
         const late = now > since + limits.stallSeconds * 1000 || now > deadline;
         if (trouble.then !== "again" || late) throw this.failure(start, end, trouble, failed);
-        if (failed >= RENEW_AFTER && place.url !== this.url) stale = place;
+        // The host that the redirects led to may be gone.
+        renew = stale === null || (failed >= RENEW_AFTER && stale.url !== this.url);
         counts.retries += 1;
         await part.sleep(pause(failed, trouble.retryAfter));
-        if (part.over) return;
       } finally {
         part.request = null;
         counts.network += at - begun;
+        cache?.keep(begun, chunks);
       }
+      await cache?.room();
     }
   }
 
@@ -376,8 +406,6 @@ class WebFile {
       true,
     );
   }
-
-  close() {}
 }
 
 /** Which file it is, and its first n bytes. Throws Trouble. A size of null is yet to be asked for. */
@@ -419,6 +447,7 @@ async function readHead(request, answer, n) {
   await request.body(answer, wanted, (chunk) => {
     head.set(chunk, at);
     at += chunk.length;
+    counts.network += chunk.length;
   });
   return { identity, exposed: exposed && total !== null, head };
 }
@@ -427,14 +456,14 @@ async function readHead(request, answer, n) {
  * Where Content-Range cannot be read: the length that HEAD says, which may be that of compressed bytes. So it is tried: of the
  * last byte and the one after it, exactly one must be there. Throws Trouble.
  */
-async function sizeByHead(url, deadline) {
-  const size = await new Request(deadline).run(url, { method: "HEAD" }, (answer) => {
+async function sizeByHead(url, deadline, idle) {
+  const size = await new Request(deadline, idle).run(url, { method: "HEAD" }, (answer) => {
     checkBusy(answer);
     return answer.ok ? contentLength(answer.headers) : null;
   });
   const right =
     size &&
-    (await new Request(deadline).run(url, rangeHeader(size - 1, size + 1), async (answer) => {
+    (await new Request(deadline, idle).run(url, rangeHeader(size - 1, size + 1), async (answer) => {
       checkBusy(answer);
       if (answer.status !== 206) return false;
       let n = 0;
@@ -461,14 +490,14 @@ class LocalFile {
   constructor(file, name) {
     this.file = file;
     this.name = name || file.name || "<blob>";
+    this.identity = { size: file.size, etag: null, lastModified: null };
+    this.exposed = true;
     this.head = new Uint8Array(0);
   }
 
-  async open() {
-    return { size: this.file.size, etag: null, lastModified: null, exposed: true };
-  }
+  async open() {}
 
-  async readInto(part, start, end, take) {
+  async readInto(part, start, end) {
     let bytes;
     try {
       bytes = new Uint8Array(await this.file.slice(start, end).arrayBuffer());
@@ -480,10 +509,429 @@ class LocalFile {
     }
     if (part.over) return;
     counts.file += bytes.length;
-    take(start, bytes);
+    part.put(start, bytes);
+  }
+}
+
+// The disk
+
+// What `cache` says in "opened" and later on: "off" (not asked for), "none" (cannot be had), "on" (what is read is kept), "whole"
+// (all is there, the server is not needed), "busy" (another tab has it), "full" (no more is kept), "lost" (it was deleted).
+const FOLDER = "wasmrt-models";
+const MAP_FORMAT = 1;
+const SLOT_BYTES = 256 << 10; // of a map
+const MAX_RANGES = 8000; // that fit into a slot: up to 30 bytes each; the smallest beyond are forgotten
+const LOCK_ATTEMPTS = 10; // a worker that was just ended may hold its files for a moment
+const LOCK_SECONDS = 0.1;
+const WRITE_MS = 4; // in one turn, then others come in
+
+/** A set of byte positions: sorted half-open ranges that neither overlap nor touch. */
+class Intervals {
+  constructor(ranges = []) {
+    this.ranges = [];
+    for (const [start, end] of ranges) this.add(start, end);
   }
 
-  close() {}
+  /** Index of the first range that ends at or after a position. */
+  at(position) {
+    let [low, high] = [0, this.ranges.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.ranges[middle][1] < position) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  add(start, end) {
+    if (start >= end) return;
+    const first = this.at(start);
+    let last = first;
+    for (; last < this.ranges.length && this.ranges[last][0] <= end; last++) {
+      start = Math.min(start, this.ranges[last][0]);
+      end = Math.max(end, this.ranges[last][1]);
+    }
+    this.ranges.splice(first, last - first, [start, end]);
+  }
+
+  /** Where the range that holds `position` ends; `position` itself if none does. */
+  runEnd(position) {
+    const range = this.ranges[this.at(position + 1)];
+    return range && range[0] <= position ? range[1] : position;
+  }
+
+  /** The first start of a range at or after `position`. */
+  nextStart(position) {
+    let i = this.at(position);
+    while (i < this.ranges.length && this.ranges[i][0] < position) i++;
+    return this.ranges[i]?.[0] ?? Infinity;
+  }
+
+  get bytes() {
+    return this.ranges.reduce((sum, [start, end]) => sum + end - start, 0);
+  }
+}
+
+const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
+  for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
+  return n;
+});
+
+function crc32(bytes) {
+  let crc = 0xffffffff;
+  for (const byte of bytes) crc = CRC[(crc ^ byte) & 0xff] ^ (crc >>> 8);
+  return (crc ^ 0xffffffff) >>> 0;
+}
+
+/**
+ * A slot's bytes: eight hex digits of a CRC-32, JSON, a newline. A map has two slots, which are written in turn: one that is torn
+ * leaves the other.
+ */
+function encodeMap(map) {
+  const json = new TextEncoder().encode(JSON.stringify(map));
+  const sum = new TextEncoder().encode(crc32(json).toString(16).padStart(8, "0"));
+  const slot = new Uint8Array(json.length + 9);
+  slot.set(sum);
+  slot.set(json, 8);
+  slot[slot.length - 1] = 10;
+  return slot;
+}
+
+/** Null for what makes no sense. */
+function decodeSlot(bytes) {
+  const end = bytes.indexOf(10);
+  if (end < 9) return null;
+  const text = new TextDecoder().decode(bytes.subarray(0, end));
+  if (parseInt(text.slice(0, 8), 16) !== crc32(bytes.subarray(8, end))) return null;
+  const map = JSON.parse(text.slice(8));
+  return map.format === MAP_FORMAT ? map : null;
+}
+
+/** The newest slot that is whole. */
+function decodeMap(bytes) {
+  const maps = [0, SLOT_BYTES].map((at) => decodeSlot(bytes.subarray(at, at + SLOT_BYTES))).filter(Boolean);
+  return maps.sort((a, b) => b.sequence - a.sequence)[0] ?? null;
+}
+
+/** The URL without what changes or is secret: credentials, and the query, which is a signature that expires. */
+async function keyOf(url) {
+  const { origin, pathname, search } = new URL(url);
+  const known = origin + pathname + (pathname.toLowerCase().endsWith(".gguf") ? "" : search);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(known)));
+  return Array.from(digest.subarray(0, 16), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Throws where there is no such disk: in a private window, or over plain http. */
+async function openFolder() {
+  if (!navigator.storage?.getDirectory) throw new Error("this page has no disk of its own (that needs https)");
+  const root = await navigator.storage.getDirectory();
+  return root.getDirectoryHandle(FOLDER, { create: true });
+}
+
+async function fileOf(folder, name, create = false) {
+  try {
+    return await folder.getFileHandle(name, { create });
+  } catch (error) {
+    if (error.name === "NotFoundError") return null;
+    throw error;
+  }
+}
+
+/** What lies under a key: the map, once it was made sure that the data is there; null if nothing does. Locks nothing. */
+async function look(folder, key) {
+  const [data, map] = await Promise.all([fileOf(folder, `${key}.gguf`), fileOf(folder, `${key}.map`)]);
+  if (!data || !map) return null;
+  const found = decodeMap(new Uint8Array(await (await map.getFile()).arrayBuffer()));
+  if (!found) return null;
+  const present = new Intervals(found.present);
+  const end = Math.max(0, ...found.present.map((range) => range[1]));
+  if ((await data.getFile()).size < end || end > found.size) return null;
+  return { ...found, present, whole: present.runEnd(0) === found.size && found.size > 0 };
+}
+
+/** Both files go. Throws NoModificationAllowedError if someone has them open. */
+async function remove(folder, key) {
+  for (const name of [`${key}.map`, `${key}.gguf`]) {
+    await folder.removeEntry(name).catch((error) => {
+      if (error.name !== "NotFoundError") throw error;
+    });
+  }
+}
+
+/** The only reader and writer of a file at a time; many, where the browser knows that they only read. */
+async function lock(handle, mode) {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await handle.createSyncAccessHandle({ mode });
+    } catch (error) {
+      if (error.name !== "NoModificationAllowedError" || attempt === LOCK_ATTEMPTS) throw error;
+      await sleep(LOCK_SECONDS);
+    }
+  }
+}
+
+/**
+ * What of a file lies on this origin's disk: KEY.gguf has the bytes at their places, KEY.map says which are there and of which
+ * file. The map never says more than the disk has: it is written after the bytes were flushed.
+ */
+class Cache {
+  constructor(data, map, found, writable) {
+    this.data = data;
+    this.map = map; // null if all is there
+    this.found = found; // the map's other fields
+    this.present = found.present;
+    this.writable = writable;
+    this.backlog = []; // {at, chunk}: to be written
+    this.backlogBytes = 0;
+    this.waiting = []; // for room in it
+    this.unsaved = 0;
+    this.saver = 0;
+    this.buffer = null;
+  }
+
+  has(at) {
+    return this.present.runEnd(at) > at;
+  }
+
+  /** Whether the bytes could be read. If not, none is there any more. */
+  read(at, view) {
+    try {
+      if (this.readAt(at, view) === view.length) {
+        counts.disk += view.length;
+        return true;
+      }
+      this.lose(`it was cut short, seen at byte ${at}`);
+    } catch (error) {
+      this.lose(oneLine(error));
+    }
+    return false;
+  }
+
+  readAt(at, view) {
+    if (!this.buffer) {
+      try {
+        return this.data.read(view, { at });
+      } catch (error) {
+        if (!(error instanceof TypeError)) throw error;
+        this.buffer = new Uint8Array(MIB); // this browser reads into no memory that is shared
+      }
+    }
+    let done = 0;
+    while (done < view.length) {
+      const part = this.buffer.subarray(0, Math.min(MIB, view.length - done));
+      const n = this.data.read(part, { at: at + done });
+      view.set(part.subarray(0, n), done);
+      done += n;
+      if (n < part.length) break;
+    }
+    return done;
+  }
+
+  /** Write these to the disk, soon. They are nobody else's. */
+  keep(at, chunks) {
+    if (!this.writable || chunks.length === 0) return;
+    const idle = this.backlog.length === 0;
+    for (const chunk of chunks) {
+      this.backlog.push({ at, chunk });
+      this.backlogBytes += chunk.length;
+      at += chunk.length;
+    }
+    if (idle) this.writeSoon();
+  }
+
+  /** Wait until the backlog has room: a disk that is slower than the network would pile it up. */
+  room() {
+    if (this.backlogBytes <= limits.backlogBytes) return undefined;
+    return new Promise((resolve) => {
+      this.waiting.push(resolve);
+    });
+  }
+
+  async writeSoon() {
+    while (this.backlog.length) {
+      await turn();
+      this.write(WRITE_MS);
+    }
+  }
+
+  /** Write what waits, for so long. */
+  write(ms) {
+    const begun = performance.now();
+    let n = 0;
+    for (; n < this.backlog.length && performance.now() < begun + ms; n++) {
+      const { at, chunk } = this.backlog[n];
+      this.backlogBytes -= chunk.length;
+      if (!this.writeAt(at, chunk)) break;
+    }
+    const took = performance.now() - begun;
+    counts.writeMs += took;
+    counts.slowestMs = Math.max(counts.slowestMs, took);
+    this.backlog.splice(0, n);
+    if (!this.writable) this.backlog.length = this.backlogBytes = 0;
+    if (this.backlogBytes <= limits.backlogBytes) for (const resolve of this.waiting.splice(0)) resolve();
+  }
+
+  writeAt(at, chunk) {
+    try {
+      if (this.data.write(chunk, { at }) !== chunk.length) throw new DOMException("not all was written", "QuotaExceededError");
+    } catch (error) {
+      this.writable = false;
+      this.tell("full", error.name === "QuotaExceededError" ? "this origin may keep no more on the disk" : oneLine(error));
+      return false;
+    }
+    counts.kept += chunk.length;
+    this.present.add(at, at + chunk.length);
+    this.unsaved += chunk.length;
+    this.saver ||= setTimeout(() => this.saveSoon(), limits.saveSeconds * 1000);
+    if (this.unsaved >= limits.saveBytes) this.saveSoon();
+    return true;
+  }
+
+  saveSoon() {
+    clearTimeout(this.saver);
+    this.saver = 0;
+    if (!this.unsaved) return;
+    try {
+      this.save();
+    } catch (error) {
+      this.writable = false;
+      this.tell("full", oneLine(error));
+      return;
+    }
+    if (this.present.runEnd(0) === this.found.size) this.tell("whole", "");
+  }
+
+  /** Flush what was written, then say that it is there. */
+  save() {
+    const begun = performance.now();
+    this.unsaved = 0;
+    this.data.flush();
+    this.found.sequence += 1;
+    let { ranges } = this.present;
+    if (ranges.length > MAX_RANGES) ranges = [...ranges].sort((a, b) => b[1] - b[0] - a[1] + a[0]).slice(0, MAX_RANGES);
+    this.map.write(encodeMap({ ...this.found, present: ranges }), { at: (this.found.sequence & 1) * SLOT_BYTES });
+    this.map.flush();
+    counts.flushMs += performance.now() - begun;
+  }
+
+  lose(why) {
+    this.present = new Intervals();
+    this.writable = false;
+    this.tell("lost", `what was kept cannot be read: ${why}`);
+  }
+
+  tell(state, why) {
+    postMessage({ type: "cache", state, why });
+  }
+
+  close() {
+    try {
+      if (this.writable) this.write(Infinity);
+      if (this.unsaved) this.save();
+    } catch {
+      // What is not saved is fetched again: nobody is left to tell.
+    }
+    this.data.close();
+    this.map?.close();
+  }
+}
+
+/**
+ * Open a URL with what lies on the disk. Gives {state, why} and sets `cache`. All there: the server is asked, with little
+ * patience, whether it still has that file; without an answer the one on the disk is used. Throws SourceError.
+ */
+async function openCached(file) {
+  let folder;
+  let key;
+  let found;
+  try {
+    folder = await openFolder();
+    key = await keyOf(file.url);
+    found = await look(folder, key);
+  } catch (error) {
+    await file.open();
+    return { state: "none", why: oneLine(error) };
+  }
+  if (found?.whole) {
+    const now = await stillThere(file);
+    if (!now || !difference(found, now.identity)) {
+      if (now) file.settle({ ...now, head: file.head });
+      else [file.identity, file.exposed] = [pick(found), found.exposed];
+      try {
+        cache = new Cache(await lock(await fileOf(folder, `${key}.gguf`), "read-only"), null, found, false);
+        return { state: "whole", why: now ? "" : "its server cannot be reached" };
+      } catch (error) {
+        if (!now) throw new SourceError(`the copy of ${file.name} cannot be read: ${oneLine(error)}; close other tabs`, true);
+      }
+    }
+  }
+  await file.open();
+  if (!file.identity.etag && !file.identity.lastModified) {
+    return { state: "none", why: "no ETag and no Last-Modified of its server would show a change" };
+  }
+  try {
+    cache = await openForWriting(folder, key, file);
+  } catch (error) {
+    if (error.name === "NoModificationAllowedError") return { state: "busy", why: "another tab uses this copy" };
+    await remove(folder, key).catch(() => {}); // of what cannot be used nothing needs to stay; that it does not go is no worse
+    return { state: "none", why: oneLine(error) };
+  }
+  cache.keep(0, file.head.length && !cache.has(0) ? [file.head.slice()] : []);
+  return { state: "on", why: "" };
+}
+
+const pick = ({ size, etag, lastModified }) => ({ size, etag, lastModified });
+
+/** What the server says of its file; null if it cannot be reached. Throws SourceError if it refuses. */
+async function stillThere(file) {
+  if (navigator.onLine === false) return null;
+  try {
+    return await file.find(1, limits.probeAttempts, limits.probeSeconds, limits.probeSeconds);
+  } catch (error) {
+    if (!error.transient) throw error;
+    return null;
+  }
+}
+
+/** Go on with what is there if it is of this version of the file; else begin anew. */
+async function openForWriting(folder, key, file) {
+  const data = await lock(await fileOf(folder, `${key}.gguf`, true), "readwrite");
+  let map;
+  try {
+    map = await lock(await fileOf(folder, `${key}.map`, true), "readwrite");
+    const bytes = new Uint8Array(map.getSize());
+    map.read(bytes, { at: 0 });
+    const found = decodeMap(bytes);
+    const identity = pick(file.identity);
+    const ends = found?.present.map((range) => range[1]) ?? [];
+    if (found && !difference(found, identity) && Math.max(0, ...ends) <= data.getSize()) {
+      return new Cache(data, map, { ...found, present: new Intervals(found.present) }, true);
+    }
+    map.truncate(0); // first: a map must not speak of what is no longer there
+    map.truncate(2 * SLOT_BYTES);
+    map.flush();
+    data.truncate(0);
+    const fields = { format: MAP_FORMAT, sequence: 0, url: file.name, ...identity, exposed: file.exposed };
+    return new Cache(data, map, { ...fields, present: new Intervals() }, true);
+  } catch (error) {
+    data.close();
+    map?.close();
+    throw error;
+  }
+}
+
+async function list() {
+  const models = [];
+  const folder = await openFolder();
+  for await (const name of folder.keys()) {
+    if (!name.endsWith(".gguf")) continue;
+    const key = name.slice(0, -5);
+    const found = await look(folder, key).catch(() => null);
+    const url = found?.url ?? "";
+    const size = found?.size ?? (await (await folder.getFileHandle(name)).getFile()).size;
+    models.push({ key, url, name: url.split("/").pop(), size, present: found?.present.bytes ?? 0, whole: found?.whole ?? false });
+  }
+  return models;
 }
 
 // Reads
@@ -527,17 +975,29 @@ class Part {
     this.wake?.();
   }
 
+  /** Bytes of the file from `at` on, to their place. */
+  put(at, bytes) {
+    this.view.set(bytes, at - this.offset);
+  }
+
   async run() {
-    const end = this.offset + this.view.length;
     const { head } = source;
+    const end = this.offset + this.view.length;
     let at = this.offset;
-    if (at < head.length) {
-      const stop = Math.min(end, head.length);
-      this.view.set(head.subarray(at, stop));
-      at = stop;
-    }
-    if (at < end) {
-      await source.readInto(this, at, end, (position, chunk) => this.view.set(chunk, position - this.offset));
+    while (at < end && !this.over) {
+      if (at < head.length) {
+        const stop = Math.min(end, head.length);
+        this.put(at, head.subarray(at, stop));
+        at = stop;
+      } else if (cache?.has(at)) {
+        await turn(); // a read from the disk blocks: who wants to cancel, or is in a hurry, is heard before
+        const stop = Math.min(end, cache.present.runEnd(at));
+        if (!this.over && cache.read(at, this.view.subarray(at - this.offset, stop - this.offset))) at = stop;
+      } else {
+        const stop = cache ? Math.min(end, cache.present.nextStart(at)) : end;
+        await source.readInto(this, at, stop);
+        at = stop;
+      }
     }
   }
 }
@@ -620,9 +1080,11 @@ async function open(message) {
   limits = { ...LIMITS, ...message.limits };
   try {
     const opening = message.file ? new LocalFile(message.file, message.name) : new WebFile(checkedUrl(message.url));
-    const facts = await opening.open();
+    let state = { state: "off", why: "" };
+    if (message.cache) state = await openCached(opening);
+    else await opening.open();
     source = opening;
-    postMessage({ type: "opened", name: opening.name, ...facts, cache: { state: "off", why: "" } });
+    postMessage({ type: "opened", name: source.name, ...source.identity, exposed: source.exposed, cache: state });
   } catch (error) {
     postMessage({ type: "error", error: sendable(error) });
   }
@@ -643,10 +1105,20 @@ function checkedUrl(text) {
 function close() {
   closed = true;
   for (const read of [...reads.values()]) end(read, new SourceError(`${source?.name ?? "the file"} was closed; open it again`));
-  source?.close();
+  cache?.close();
   memories.clear();
   postMessage({ type: "closed" });
   self.close();
+}
+
+async function reply(type, work) {
+  try {
+    postMessage({ type, error: null, ...(await work()) });
+  } catch (error) {
+    const inUse = error.name === "NoModificationAllowedError";
+    const message = inUse ? "the model is in use; close it first, also in other tabs" : oneLine(error);
+    postMessage({ type, error: sendable(new SourceError(message, inUse)) });
+  }
 }
 
 const handlers = {
@@ -661,6 +1133,8 @@ const handlers = {
     error.kind = "Cancelled";
     end(reads.get(id), error);
   },
+  list: () => reply("list", async () => ({ models: await list() })),
+  remove: ({ key }) => reply("removed", async () => remove(await openFolder(), key)),
   ping: () => postMessage({ type: "pong" }),
   stats: () => postMessage({ type: "stats", ...counts, inFlight: running.all, waiting: reads.size }),
 };

@@ -18,7 +18,8 @@ function thrown(error) {
 export class Source {
   /**
    * @param {string | URL | Blob} ref an http or https URL, a File or a Blob
-   * @param {{cache?: boolean, name?: string, limits?: object, memory?: WebAssembly.Memory}} options
+   * @param {{cache?: boolean, name?: string, signal?: AbortSignal, limits?: object, pingSeconds?: number}} options cache: keep
+   *   what a URL gives on this origin's disk; name: of a Blob, for messages; signal: gives up opening; limits: see the worker
    * @param {string | URL} workerUrl of prefetch-worker.js
    * @returns {Promise<Source>} rejects with an Error that has `kind` and `transient`
    */
@@ -28,12 +29,17 @@ export class Source {
       ref instanceof Blob
         ? { type: "open", file: ref, name, limits }
         : { type: "open", url: String(ref), cache: Boolean(options.cache), limits };
-    const source = new Source(message, workerUrl);
+    const source = new Source(message, workerUrl, options.pingSeconds ?? PING_SECONDS);
+    const giveUp = () => source.#end(thrown({ kind: "Cancelled", message: `opening ${source.name} was cancelled`, transient: true }));
+    options.signal?.addEventListener("abort", giveUp);
     try {
       await source.#begin();
+      options.signal?.throwIfAborted();
     } catch (error) {
       source.#end();
       throw error;
+    } finally {
+      options.signal?.removeEventListener("abort", giveUp);
     }
     return source;
   }
@@ -49,13 +55,15 @@ export class Source {
   #restarts = 0;
   #missed = 0;
   #pinger = 0;
+  #pingSeconds;
   #closing = null;
   #closed = null; // resolves when the worker has let go of everything
   #stats = [];
 
   /** Use `open`. */
-  constructor(message, workerUrl) {
+  constructor(message, workerUrl, pingSeconds) {
     this.#message = message;
+    this.#pingSeconds = pingSeconds;
     this.#workerUrl = workerUrl;
     this.name = message.name ?? message.file?.name ?? message.url ?? "<blob>";
     this.size = 0;
@@ -80,6 +88,9 @@ export class Source {
    */
   start(offset, n, memory = null, address = 0, demand = true) {
     const id = ++this.#lastId;
+    if (!(offset >= 0 && n >= 0 && offset + n <= this.size)) {
+      throw new RangeError(`bytes ${offset} to ${offset + n} are not all in ${this.name}, which has ${this.size}`);
+    }
     const done = new Promise((resolve, reject) => {
       if (this.#closing || !this.#worker) return reject(this.#closedError());
       const read = { offset, n, demand, address, memory, cancelled: false, resolve, reject };
@@ -234,10 +245,10 @@ export class Source {
       this.#pinger = 0;
       if (!this.#worker || (this.#reads.size === 0 && !this.#opening)) return;
       this.#missed += 1;
-      if (this.#missed > MISSED_PINGS) return void this.#lost(`it did not answer for ${PING_SECONDS * MISSED_PINGS} s`);
+      if (this.#missed > MISSED_PINGS) return void this.#lost(`it did not answer for ${this.#pingSeconds * MISSED_PINGS} s`);
       this.#worker.postMessage({ type: "ping" });
       this.#watch();
-    }, PING_SECONDS * 1000);
+    }, this.#pingSeconds * 1000);
   }
 
   /** The worker is gone. One new one is tried; what it reads again goes to the same places. */

@@ -6,6 +6,7 @@ Weights go from there straight into the store's memory: Python says what goes wh
 import asyncio
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urljoin
 
@@ -86,17 +87,11 @@ class BrowserSource:
         from pyodide.ffi import to_js
 
         await browser.load("source")
-        options = {"cache": cache} if name is None else {"cache": cache, "name": name}
+        giving_up = js.AbortController.new()
+        options = {"cache": cache, "signal": giving_up.signal} | ({} if name is None else {"name": name})
         made = to_js(options, dict_converter=js.Object.fromEntries)
-        opening = browser.module("source").Source.open(ref, made, browser.worker_url("prefetch-worker"))
-        task = asyncio.ensure_future(opening)
-        try:
-            return cls(await asyncio.shield(task))
-        except asyncio.CancelledError:
-            task.add_done_callback(_close_when_open)
-            raise
-        except Exception as error:
-            raise browser.translated(error, SourceError) from error
+        opening = browser.module("source").Source.open(ref, made, browser.script_url("prefetch-worker"))
+        return cls(await _outcome(asyncio.ensure_future(opening), giving_up.abort))
 
     @property
     def cached(self) -> str:
@@ -118,21 +113,10 @@ class BrowserSource:
             memory: Any = frame.memory
             where = memory.js, frame.address
         read = self._js.start(offset, len(frame), *where, demand)
-        done = asyncio.ensure_future(read.done)
-        cancelled = False
-        while not done.done():
-            try:
-                await asyncio.wait([done])
-            except asyncio.CancelledError:  # the worker says when it writes no more
-                cancelled = True
-                self._js.cancel(read.id)
-        error = done.exception()
-        if cancelled:
-            raise asyncio.CancelledError
-        if error is not None:
-            raise browser.translated(error, SourceError) if isinstance(error, Exception) else error from error
+        # The worker says when it writes no more.
+        data = await _outcome(asyncio.ensure_future(read.done), lambda: self._js.cancel(read.id))
         if isinstance(frame, memoryview):
-            done.result().assign_to(frame)
+            data.assign_to(frame)
 
     async def stats(self) -> dict[str, Any]:
         """Bytes so far by where they came from, requests, retries."""
@@ -141,21 +125,26 @@ class BrowserSource:
 
     async def close(self) -> None:
         self._closed = True
-        closing = asyncio.ensure_future(self._js.close())
-        cancelled = False
-        while not closing.done():
-            try:
-                await asyncio.wait([closing])
-            except asyncio.CancelledError:  # reads write until the worker has gone
-                cancelled = True
-        closing.result()
-        if cancelled:
-            raise asyncio.CancelledError
+        await _outcome(asyncio.ensure_future(self._js.close()), lambda: None)
 
 
-def _close_when_open(task: "asyncio.Future[Any]") -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().close()
+async def _outcome(task: "asyncio.Future[Any]", cancel: Callable[[], None]) -> Any:
+    """What JavaScript gives or throws. If we are cancelled it is told, and its end is waited for."""
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+            cancel()
+    error = task.exception()
+    if cancelled:
+        raise asyncio.CancelledError
+    if error is None:
+        return task.result()
+    if not isinstance(error, Exception):
+        raise error
+    raise browser.translated(error, SourceError) from error
 
 
 # A model hub, asked by the page
