@@ -62,7 +62,7 @@ async def open_behind(monkeypatch, path, device):
         weights = min(entry.offset for segment in model._built.table.segments for entry in segment.entries)
     link = Link(path.read_bytes(), weights)
 
-    async def open_source(ref):
+    async def open_source(ref, cache):
         return link
 
     monkeypatch.setattr("wasmrt.store.open.open_source", open_source)

@@ -479,10 +479,10 @@ def test_a_cache_of_f16_takes_half_the_memory(path):
     assert 0 < nmse(found["f16"][1], found["f32"][1]) < 1e-6
 
 
-def test_a_page_is_told_that_the_cpu_device_is_not_there_yet(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "emscripten")
-    with pytest.raises(wasmrt.UnsupportedError, match="the cpu device does not run in a page yet"):
-        choose(EngineOptions())
+def test_a_page_has_no_reference_device(monkeypatch):
+    monkeypatch.setattr("wasmrt.browser.IN_PAGE", True)
+    with pytest.raises(wasmrt.DeviceError, match="needs numpy, which a page does not have; use device 'cpu'"):
+        choose(EngineOptions(device="reference"))
 
 
 def test_a_missing_wasmtime_comes_with_the_command_that_installs_it(monkeypatch):

@@ -209,7 +209,7 @@ def test_shards_behind_urls(tmp_path, whole, monkeypatch):
     path = split(whole, tmp_path, evenly(whole, 3))
     asked = []
 
-    async def from_folder(ref):
+    async def from_folder(ref, cache):
         asked.append(ref)
         name = ref.partition("?")[0].rpartition("/")[2]
         if not (tmp_path / name).exists():

@@ -54,6 +54,7 @@ async def open(
     draft: int | None = None,
     progress: Progress | None = None,
     wait: bool = True,
+    cache: bool = True,
 ) -> "Model":
     """Open a model: read its header, check it, plan, and bring its weights into memory.
 
@@ -68,7 +69,8 @@ async def open(
     "plan" or, to compare, "lru" or "belady". prefetch: pieces of it that are read ahead, at most; None: as many as help. draft:
     tokens guessed from what the text repeats and verified in one pass, at most; None: as many as reading leaves time for.
     progress is called with (bytes read, bytes in all). wait: until the weights that stay are there; False: they go on coming
-    while the first tokens are computed, each layer as soon as it is there.
+    while the first tokens are computed, each layer as soon as it is there. cache: keep what comes from a URL on this machine's
+    disk, or that of the page's origin.
     Raises FormatError, UnsupportedError, SourceError, BudgetError or DeviceError; cancelling it leaves nothing behind.
     """
     budgets = parse_bytes(memory), parse_bytes(gpu_memory)
@@ -76,7 +78,7 @@ async def open(
     started = time.perf_counter()
     await ready(device)
     choice = choose(options)
-    source, header = await open_model(demo_model() if ref is None else ref)
+    source, header = await open_model(demo_model() if ref is None else ref, cache)
     try:
         try:
             placed = await _place(source, header, choice, options, progress, wait=wait)

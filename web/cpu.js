@@ -6,6 +6,15 @@
  */
 
 const STOP_MS = 1000; // a thread that has not left by then is ended
+// A browser may end a worker without a word. Threads take work in pieces of milliseconds, so when nothing was taken at so many
+// looks in a row one of them is gone, and the others wait for it.
+const LOOK_MS = 2000;
+const LOOKS = 5;
+// Words of the team that move while threads work (kernels.h): phase, next, and of each thread a cursor.
+const PHASE_AT = 192;
+const NEXT_AT = 256;
+const CURSORS_AT = 392; // where their address is
+const CURSOR_BYTES = 64;
 
 /** @param {string} message @returns {Error & {kind: string}} */
 function failure(message) {
@@ -28,7 +37,8 @@ export class CpuHost {
     this.workers = [];
     this.seconds = 0;
     this.failed = "";
-    this.pending = null; // {resolve, reject} of the run
+    this.pending = null; // the run under way
+    this.timer = null;
     try {
       this.module = new WebAssembly.Module(bytes);
       this.instance = new WebAssembly.Instance(this.module, { env: { memory: this.memory } });
@@ -88,8 +98,9 @@ export class CpuHost {
     this.check();
     if (this.shared) {
       return new Promise((resolve, reject) => {
-        this.pending = { resolve, reject };
+        this.pending = { resolve, reject, looks: 0, seen: "" };
         this.workers[0].postMessage("run");
+        this.timer ??= setInterval(() => this.look(), LOOK_MS);
       });
     }
     await macrotask(); // so that a message that says stop is heard
@@ -103,6 +114,23 @@ export class CpuHost {
     } finally {
       this.seconds += (performance.now() - started) / 1000;
     }
+  }
+
+  /** Whether threads work; without a run there is nothing to see. */
+  look() {
+    if (!this.pending) {
+      clearInterval(this.timer);
+      this.timer = null;
+      return;
+    }
+    const { buffer } = this.memory;
+    const cursors = Number(new BigUint64Array(buffer, this.team + CURSORS_AT, 1)[0]);
+    const places = [this.team + PHASE_AT, this.team + NEXT_AT];
+    for (let thread = 0; thread < this.nThreads; thread++) places.push(cursors + thread * CURSOR_BYTES);
+    const seen = places.map((place) => Atomics.load(new Uint32Array(buffer, place, 1), 0)).join();
+    this.pending.looks = seen === this.pending.seen ? this.pending.looks + 1 : 0;
+    this.pending.seen = seen;
+    if (this.pending.looks >= LOOKS) this.fail("a thread has ended, or the machine stands still");
   }
 
   check() {
@@ -120,6 +148,7 @@ export class CpuHost {
 
   stop(why) {
     if (!this.failed) this.failed = why;
+    clearInterval(this.timer);
     if (this.pending) {
       this.pending.reject(failure(this.failed));
       this.pending = null;

@@ -63,7 +63,7 @@ class FileSource:
     async def open(cls, path: str | os.PathLike[str]) -> "FileSource":
         """Open a regular file. Raises SourceError for anything else: missing, unreadable, a directory, a pipe, a device."""
         name = os.fsdecode(path)
-        pool = Inline() if sys.platform == "emscripten" else ThreadPoolExecutor(READERS, "wasmrt-read")
+        pool = ThreadPoolExecutor(READERS, "wasmrt-read")
         job = pool.submit(open_regular, name)
         try:
             await finish(job)
@@ -200,15 +200,6 @@ class FileSource:
                 "%r refused a direct read at offset %d (%s); reading through the system's cache, which may be slower",
                 self.name, offset, error.strerror,
             )
-
-
-class Inline(Executor):
-    """Runs a call at once and lets its error out: Python in a page has no threads, and the files it sees are in memory."""
-
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        future: Future[R] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 async def finish(*jobs: Future[Any]) -> None:

@@ -19,14 +19,14 @@ MAX_HEADER_READ = 4 << 20
 REMOTE = re.compile(r"((?:hf:|[a-z][a-z0-9+.-]+://)(?:[^?#]*/)?)([^/?#]*)((?:[?#].*)?)", re.IGNORECASE | re.DOTALL)
 
 
-async def open_model(ref: Ref) -> tuple[Source, Header]:
+async def open_model(ref: Ref, cache: bool = True) -> tuple[Source, Header]:
     """Open a model by its file, or by the first file of a split one: the others lie beside it.
 
-    Raises SourceError if a file cannot be had, FormatError or UnsupportedError if one is not what it should be. The caller
+    cache: keep what comes from a URL on this machine's disk. Raises SourceError if a file cannot be had, FormatError or UnsupportedError if one is not what it should be. The caller
     closes the source; on an error nothing stays open.
     """
     async with AsyncExitStack() as opened:
-        first = await open_source(ref)
+        first = await open_source(ref, cache)
         opened.push_async_callback(first.close)
         header = await read_header(first)
         count = n_shards(header.metadata)
@@ -37,7 +37,7 @@ async def open_model(ref: Ref) -> tuple[Source, Header]:
             shards, headers = [first], [header]
             for number, name in enumerate(names[1:], 2):
                 try:
-                    shard = await open_source(sibling(located, name))
+                    shard = await open_source(sibling(located, name), cache)
                     opened.push_async_callback(shard.close)
                     headers.append(await read_header(shard))
                 except SourceError as error:
@@ -67,7 +67,9 @@ async def read_header(source: Source) -> Header:
 
 def locate(ref: Ref, source: Source) -> Path | str:
     """A local file's path, or a reference that ends in the file's own name: what is beside it can be named by that."""
-    if isinstance(ref, bytes | bytearray | memoryview):
+    if hasattr(ref, "read_into"):
+        ref = source.name
+    if not isinstance(ref, str | os.PathLike):
         raise UnsupportedError(
             f"{source.name}: this is one of several shards, and the others cannot be found from memory; give the first's path"
         )

@@ -33,6 +33,7 @@ def is_remote(ref: object) -> bool:
 async def open_remote(
     ref: str,
     *,
+    cache: bool = True,
     cache_dir: Path | None = None,
     endpoint: str = HUB,
     offline: bool = False,
@@ -42,13 +43,15 @@ async def open_remote(
     """The source that an http or https URL or an hf: reference names, with a copy in `cache_dir` (None: default_cache()).
 
     A whole copy is used as it is if the server still has that version, or cannot be reached, or `offline` forbids asking it.
-    keep_free, max_bytes: see Room. Raises SourceError.
+    cache False: neither looked for nor made. keep_free, max_bytes: see Room. Raises SourceError.
     """
     from wasmrt.store.http import HttpSource
     from wasmrt.store.http_rules import HttpLimits
 
     folder = cache_dir or default_cache()
     url = await url_of_ref(ref, cache_dir=folder, endpoint=endpoint, offline=offline)
+    if not cache:
+        return await HttpSource.open(url)
     if offline:
         return await _open_offline(url, folder, "as was asked for")
     limits = HttpLimits()

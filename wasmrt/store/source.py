@@ -38,13 +38,19 @@ class Source(Protocol):
         """Let reads in flight end, then let go of everything. Later reads are a SourceError; closing again does nothing."""
 
 
-async def open_source(ref: Any) -> Source:
+async def open_source(ref: Any, cache: bool = True) -> Source:
     """The source that `ref` names: a path, a file, http or https URL, an hf: reference to a model hub, or an object whose bytes
-    are the file's content; in a page also a File or Blob of JavaScript."""
+    are the file's content; in a page also a File or Blob of JavaScript. A source stands for itself.
+
+    cache: keep what comes from a URL on this machine's disk.
+    """
+    if hasattr(ref, "read_into"):
+        mine: Source = ref
+        return mine
     if browser.IN_PAGE and not isinstance(ref, bytes | bytearray | memoryview):
         from wasmrt.store.browser_source import open_browser
 
-        opened: Source = await open_browser(ref)
+        opened: Source = await open_browser(ref, cache=cache)
         return opened
     from wasmrt.store.file import FileSource  # which builds on this module
 
@@ -57,7 +63,7 @@ async def open_source(ref: Any) -> Source:
         if (scheme[1] or scheme[2]).lower() in ("hf:", "http", "https"):
             from wasmrt.store.remote import open_remote  # imports httpx
 
-            return await open_remote(ref)
+            return await open_remote(ref, cache=cache)
         raise UnsupportedError(
             f"models at {without_secrets(ref)!r} are not supported here; download the file and give its path"
         )

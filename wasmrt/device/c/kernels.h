@@ -80,6 +80,7 @@ _Static_assert(sizeof(Weight) == 32, "device/binary.py WEIGHT");
 _Static_assert(sizeof(Program) == 32, "device/binary.py HEADER");
 _Static_assert(sizeof(Binding) == 40, "device/cpu.py BINDING");
 _Static_assert(offsetof(Team, n_threads) == 320, "device/cpu.py TEAM_TAIL_AT");
+_Static_assert(offsetof(Team, phase) == 192 && offsetof(Team, next) == 256 && offsetof(Team, cursors) == 392, "web/cpu.js");
 _Static_assert(sizeof(Slot) == 16, "device/cpu.py SLOT");
 _Static_assert(sizeof(Team) == 440, "device/cpu.py TEAM_BYTES");
 
