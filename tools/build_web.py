@@ -80,7 +80,7 @@ def make(root: Path, out: Path, cache: Path) -> None:
         replace_folder(page, out)
     (root / STAMP).write_bytes(stamp_of(inputs, out))
     size = sum(path.stat().st_size for path in files_of(out))
-    say(f"{out.relative_to(root)}: {size / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
+    say(f"{out}: {size / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
 
 
 def up_to_date(root: Path = ROOT) -> bool:

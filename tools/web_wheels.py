@@ -18,9 +18,9 @@ NOT_IN_A_PAGE = (
     "wasmrt/bench.py", "wasmrt/doctor.py", "wasmrt/pull.py", "wasmrt/inspect.py", "wasmrt/planning.py",
     "wasmrt/*_native.py", "wasmrt/device/reference.py", "wasmrt/gguf/quants.py",
     "wasmrt/store/http.py", "wasmrt/store/remote.py", "wasmrt/store/cache.py", "wasmrt/store/disk_copy.py",
-    "wasmrt/store/room.py", "wasmrt/store/lock.py",
+    "wasmrt/store/room.py", "wasmrt/store/lock.py", "wasmrt/store/intervals.py", "wasmrt/store/http_rules.py",
     "wasmrt/data/*.gguf", "wasmrt/py.typed",
-    "wasmrt/web/*.html", "wasmrt/web/*.css",
+    "wasmrt/web/*.html", "wasmrt/web/*.css", "wasmrt/web/main.js", "wasmrt/web/wasmrt.js", "wasmrt/web/engine-worker.js",
     "*.dist-info/entry_points.txt",
 )  # fmt: skip
 MARKUPSAFE_WHEEL = f"markupsafe-{MARKUPSAFE.version}-py3-none-any.whl"
