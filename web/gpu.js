@@ -184,7 +184,7 @@ class Slots {
 
 /**
  * What one model makes on a device. Whatever goes wrong is a DeviceError: at once where WebGPU says so at once, else from the
- * next done() or fetch(). Once the device is gone, every call and every wait fails.
+ * next done() or fetch(), for write() perhaps from the one after that. Once the device is gone, all calls and waits fail.
  */
 export class GpuHost {
   /** @param {string} key of an adapter that was found */
@@ -268,7 +268,11 @@ export class GpuHost {
     return this.groups.add(this.scoped(["validation"], "the GPU takes no such bindings", make));
   }
 
-  /** Copy bytes into a buffer before what is replayed later; offset and length in fours. @param {Uint8Array} bytes */
+  /**
+   * Copy bytes into a buffer before what is replayed later; offset and length in fours. There is no error scope around it, which
+   * would take longer than the copy.
+   * @param {Uint8Array} bytes
+   */
   write(id, offset, bytes) {
     this.check();
     try {

@@ -1,0 +1,261 @@
+"""WebGPU in a page: web/gpu.js by itself, and the GPU device on it in Pyodide.
+
+Models on it are compared with the truth in test_parity.py, shaders with what compilers take in test_shaders.py.
+"""
+
+import pytest
+
+from tests.browser.conftest import Page
+from tests.browser.server import PageError
+from tests.conftest import skip_or_fail
+
+both = pytest.mark.parametrize("browser", ["chromium", "firefox"], indirect=True)
+
+# A host, a shader that adds a number to each word, and a way to catch errors.
+START = """
+const { find, GpuHost, counts, release } = await import("/gpu.js");
+const { Memory } = await import("/memory.js");
+const caught = async (f) => { try { await f(); return null; } catch (error) { return { kind: error.kind, message: error.message }; } };
+const moment = () => new Promise((resolve) => setTimeout(resolve, 20));
+const BINDINGS = JSON.stringify([[0, "write"]]);
+const code = (body) => `override BY: u32 = 1;
+@group(0) @binding(0) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) { ${body} }`;
+const ADD = code("y[id.x] += BY;");
+const NONE = new Float64Array(), GONE = new Uint32Array();
+function adder(host, n, by) {
+  const words = host.buffer(4 * n, "storage"), staging = host.buffer(4 * n, "read");
+  const group = host.group(BINDINGS, Float64Array.of(words, 0, 4 * n));
+  const step = [host.pipeline("add", ADD, BINDINGS, JSON.stringify({ BY: by })), group, n / 64, 1, 1];
+  const copies = Float64Array.of(words, 0, staging, 0, 4 * n);
+  return { words, staging, step, copies, read: async () => new Uint32Array((await host.fetch(staging, 4 * n)).buffer) };
+}
+await find();
+const host = new GpuHost("high-performance");
+"""
+
+
+@pytest.fixture
+def gpu_page(page: Page) -> Page:
+    found = page.run("const { find } = await import('/gpu.js'); return await find()")
+    if not found["adapters"]:
+        skip_or_fail("gpu", f"{page.engine}: {found['why']}")
+    return page
+
+
+@both
+def test_dispatches_are_replayed_in_order(gpu_page):
+    got = gpu_page.run(START + """
+    const a = adder(host, 128, 1), b = adder(host, 128, 1000);
+    const both = [...a.step, ...b.step.with(1, a.step[1])]; // b's shader, on a's words
+    host.replay(Uint32Array.from([...both, ...both, ...a.step]), a.copies, GONE);
+    return [await a.read(), await a.read(), counts()];
+    """)
+    assert set(got[0]) == set(got[1]) == {2003}
+    assert (got[2]["hosts"], got[2]["buffers"], got[2]["bytes"]) == (1, 4, 2048)
+
+
+@both
+def test_numbers_of_what_went_are_given_again(gpu_page):
+    got = gpu_page.run(START + """
+    const first = [1, 2, 3].map(() => host.buffer(64, "storage"));
+    host.free(first[1]);
+    const again = host.buffer(128, "storage");
+    const groups = [1, 2].map(() => host.group(BINDINGS, Float64Array.of(again, 0, 128)));
+    host.replay(new Uint32Array(), NONE, Uint32Array.of(groups[0]));
+    const next = host.group(BINDINGS, Float64Array.of(again, 0, 128));
+    await host.done();
+    return { same: again === first[1], group: next === groups[0], counts: counts() };
+    """)
+    assert got["same"]
+    assert got["group"]
+    assert (got["counts"]["buffers"], got["counts"]["bytes"]) == (3, 256)
+
+
+@both
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ('host.pipeline("wrong", code("y[id.x] = nothing;"), BINDINGS, "{}")', "the shader wrong does not compile"),
+        ('host.pipeline("other", ADD, JSON.stringify([[0, "read"]]), "{}")', "the shader other does not compile"),
+        ('host.group(BINDINGS, Float64Array.of(a.words, 0, 1 << 20))', "takes no such bindings"),
+        ('host.buffer(host.device.limits.maxBufferSize + 4, "storage")', "no room"),
+        ("host.write(a.words, 1 << 20, new Uint8Array(4))", "refuses what it was given"),
+        ("host.replay(GONE, Float64Array.of(a.words, 0, a.staging, 0, 1 << 20), GONE)", "does not compute"),
+    ],
+)
+def test_what_webgpu_refuses_is_told_by_a_wait(gpu_page, wrong, message):
+    """Once; then the host goes on."""
+    got = gpu_page.run(START + """
+    const a = adder(host, 64, 1);
+    const told = await caught(async () => { %s; await host.done(); await moment(); await host.done(); });
+    host.replay(Uint32Array.from(a.step), a.copies, GONE);
+    return [told, await a.read()];
+    """ % wrong)
+    assert got[0]["kind"] == "DeviceError"
+    assert message in got[0]["message"]
+    assert set(got[1]) == {1}
+
+
+@both
+def test_a_shader_that_does_not_compile_is_refused_again(gpu_page):
+    """And one that does is compiled once for all hosts."""
+    got = gpu_page.run(START + """
+    const wrong = () => { host.pipeline("wrong", code("nothing"), BINDINGS, "{}"); return host.done(); };
+    const refused = [await caught(wrong), await caught(wrong)];
+    const other = new GpuHost("high-performance");
+    const kept = [host, other].map((h) => h.pipelines.items[h.pipeline("add", ADD, BINDINGS, "{}")]);
+    other.close();
+    return { refused, same: kept[0] === kept[1], others: host.shared.pipelines.size };
+    """)
+    assert all(error and "wrong does not compile" in error["message"] for error in got["refused"])
+    assert got["same"]
+    assert got["others"] == 1
+
+
+@both
+def test_a_lost_device_fails_all_waits_and_calls_and_is_found_again(gpu_page):
+    got = gpu_page.run(START + """
+    const a = adder(host, 64, 1), other = new GpuHost("high-performance");
+    host.replay(Uint32Array.from(a.step), a.copies, GONE);
+    host.device.destroy();
+    const told = [await caught(() => host.fetch(a.staging, 256)), await caught(() => other.done())];
+    await host.device.lost;
+    told.push(await caught(() => host.write(a.words, 0, new Uint8Array(4))), await caught(() => other.buffer(4, "storage")));
+    const late = counts();
+    host.close();
+    await find();
+    const third = new GpuHost("high-performance"), c = adder(third, 64, 3);
+    third.replay(Uint32Array.from(c.step), c.copies, GONE);
+    return { told, late, words: await c.read(), new: third.device !== host.device };
+    """)
+    assert [error["kind"] for error in got["told"]] == 4 * ["DeviceError"]
+    assert all("took the GPU away" in error["message"] for error in got["told"][2:])
+    assert got["late"] == {"devices": 0, "hosts": 0, "buffers": 0, "bytes": 0}
+    assert set(got["words"]) == {3}
+    assert got["new"]
+
+
+@both
+def test_closing_ends_a_wait_and_leaves_the_others(gpu_page):
+    got = gpu_page.run(START + """
+    const a = adder(host, 64, 1), other = new GpuHost("high-performance"), b = adder(other, 64, 2);
+    host.replay(Uint32Array.from(a.step), a.copies, GONE);
+    other.replay(Uint32Array.from(b.step), b.copies, GONE);
+    const waits = [caught(() => host.fetch(a.staging, 256)), caught(() => host.done())];
+    host.close();
+    host.close();
+    const words = await b.read(), told = await Promise.all(waits), before = counts();
+    other.close();
+    const kept = counts().devices;
+    release();
+    return { told, words, before, kept, after: counts() };
+    """)
+    assert all(error == {"kind": "DeviceError", "message": "the device was closed"} for error in got["told"])
+    assert set(got["words"]) == {2}
+    assert (got["before"]["hosts"], got["before"]["buffers"], got["kept"]) == (1, 2, 1)
+    assert got["after"] == {"devices": 0, "hosts": 0, "buffers": 0, "bytes": 0}
+
+
+@both
+@pytest.mark.parametrize(("build", "address"), [("plain", 1 << 20), ("wasm32", 3 << 30), ("wasm64", (5 << 30) + 64)])
+def test_weights_go_straight_from_the_store(gpu_page, build, address):
+    """Shared memory or not, on either side of what 32 bits reach."""
+    got = gpu_page.run(START + """
+    const memory = new Memory(args.build, args.address + 4096), a = adder(host, 64, 5);
+    new Uint32Array(memory.memory.buffer, args.address, 64).forEach((_, i, words) => (words[i] = 7 * i));
+    host.writeFrom(a.words, 0, memory, args.address, 256);
+    host.replay(Uint32Array.from(a.step), a.copies, GONE);
+    const words = await a.read();
+    memory.close();
+    return words;
+    """, build=build, address=address)
+    assert got.tolist() == [7 * i + 5 for i in range(64)]
+
+
+@pytest.mark.parametrize("browser", ["chromium"], indirect=True)
+def test_a_browser_without_webgpu_says_so(page):
+    got = page.run("""
+    Object.defineProperty(navigator, "gpu", { value: undefined });
+    const { find } = await import("/gpu.js");
+    return await find();
+    """)
+    assert got == {"adapters": [], "why": "this browser has no WebGPU (navigator.gpu is missing)"}
+
+
+# In Pyodide
+
+PYTHON = """
+import { runPython } from "/remote/python.js";
+export default ({ text, wheels, globals }) => runPython(text, { wheels, globals });
+"""
+PRELUDE = """
+import js
+js.wasmrtScripts = f"{js.location.origin}/"
+from wasmrt import browser
+from wasmrt.device import gpu_browser
+await browser.load("memory", "cpu", "gpu")
+await gpu_browser.find()
+"""
+
+
+def python(page: Page, site, text: str, seconds: float = 300, **given):
+    """Run Python's text in a worker of the page, with the page's own wheels."""
+    wheels = [f"/pyodide/{wheel.name}" for wheel in sorted(site.folder.glob("pyodide/*.whl"))]
+    return page.run(PYTHON, text=PRELUDE + text, wheels=wheels, globals=given, seconds=seconds)
+
+
+@pytest.fixture
+def python_page(kept_page, site):
+    found = python(kept_page, site, "gpu_browser.why_none() if not gpu_browser.adapters() else ''")
+    if found:
+        skip_or_fail("gpu", f"{kept_page.engine}: {found}")
+    return kept_page
+
+
+@both
+def test_adapters(python_page, site):
+    [first, *_] = python(python_page, site, """
+[dict(name=a.name, software=a.software, backend=a.backend, binding=a.limits.binding, features=list(a.features))
+ for a in gpu_browser.adapters()]
+""")
+    assert first["name"]
+    assert first["backend"] == "WebGPU"
+    assert first["binding"] >= 128 << 20
+    assert set(first["features"]) <= {"subgroups", "f16", "timestamps"}
+    assert first["software"]  # in CI; on a machine with a GPU its own browser would not be told to imitate one
+
+
+CANARY = """
+from wasmrt.device import canary
+from wasmrt.device.gpu import GpuDevice
+from wasmrt.program.fuse import fuse
+from wasmrt.store.memory import HostMemory
+[adapter, *_] = gpu_browser.adapters()
+cases = [case for name, case in canary.CASES.items() if not names or name in names]
+device = GpuDevice(gpu_browser.PageHost(adapter), HostMemory(1), f16_cache)
+programs = [*(fuse(case.program(), whole=True) for case in cases), canary._rows_program()]
+bounds = canary.bind(device, programs, [*(case.tensors for case in cases), {}])
+found = {}
+for case, bound in zip(cases, bounds):
+    found[case.name] = canary.worst(canary.digest(await canary.result(device, bound)), case.truth())
+chosen = await canary._choosing(device, bounds[-1])
+device.close()
+[found, chosen]
+"""
+# In Chromium's software adapter a shader takes half a second to compile; all formats are in Firefox.
+SOME = ["embed F32", "embed Q4_K", "matmul Q4_K", "matmul Q6_K", "expert_matmul Q8_0", "rms_norm", "rope_kv halves", "qkv", "gate_up",
+        "matmul_add", "expert_mul", "causal_conv"]  # fmt: skip
+# Worst seen: 5.4e-13, and 3.8e-7 with a cache in f16.
+CANARY_BOUNDS = {False: 5.4e-12, True: 3.8e-6}
+
+
+@both
+@pytest.mark.parametrize("f16_cache", [False, True])
+def test_all_ops_compute_what_they_should(python_page, site, f16_cache):
+    names = SOME if python_page.engine == "chromium" else []
+    names = ["attention", "rope_kv halves", "embed F32"] if f16_cache else names
+    errors, chosen = python(python_page, site, CANARY, names=names, f16_cache=f16_cache)
+    assert chosen == ""
+    assert max(errors.values()) < CANARY_BOUNDS[f16_cache], errors
+
