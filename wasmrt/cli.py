@@ -1,4 +1,4 @@
-"""The command line: run, chat, inspect, plan, bench, pull, doctor. Text goes to stdout, everything else to stderr.
+"""The command line: run, chat, serve, inspect, plan, bench, pull, doctor. Text goes to stdout, everything else to stderr.
 
 Exit codes: 0 fine, 1 a typed error (one line), 2 usage, 130 interrupted.
 """
@@ -210,6 +210,29 @@ def _begin_answer(
                 raise
         del history[n_system : n_system + 2]
         _say("note", "the context is nearly full, so the oldest turn was forgotten")
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve the page, and models by range, until Ctrl-C."""
+    from wasmrt.serve.server import serve as answer_requests
+
+    def started(address: str) -> None:
+        _write(f"{address}\n")
+        if args.open:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    answer_requests(
+        args.model,
+        args.host,
+        args.port,
+        cors=args.cors,
+        bytes_per_second=args.throttle,
+        latency_seconds=args.latency,
+        started=started,
+    )
+    return 0
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -456,6 +479,19 @@ def _rate(text: str) -> int | None:
         raise ValueError(f"expected bytes a second, such as 1.5GB or 900MB/s, not {text[:40]!r}") from None
 
 
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s)", text)
+    if match is None or (seconds := float(match[1]) / (1000 if match[2] == "ms" else 1)) > 60:
+        raise ValueError(f"expected a time up to a minute, such as 50ms or 0.2s, not {text[:40]!r}")
+    return seconds
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,;]{1,255}", text):
+        raise ValueError(f"expected an origin such as https://example.org, or *, not {text[:60]!r}")
+    return text
+
+
 def _ids(text: str) -> list[int]:
     parts = text.replace(",", " ").split()
     if not parts or not all(re.fullmatch("[0-9]{1,18}", p) for p in parts):
@@ -496,6 +532,19 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-n", type=_whole(1), metavar="N", help="at most this many tokens an answer (default: no limit)")
     _add_sampling(p)
     _add_engine(p)
+
+    p = add(serve, "serve the page, and models by range, to browsers on this machine")
+    what = "a folder with GGUF files, also one level down, or one file; without one, the bundled demo model"
+    p.add_argument("model", nargs="?", metavar="PATH", help=what)
+    p.add_argument("--port", type=_whole(0, 65535), default=8400, metavar="N", help="0: any that is free (default: 8400)")
+    p.add_argument("--host", default="127.0.0.1", metavar="H", help="listen there (default: 127.0.0.1, this machine alone)")
+    p.add_argument("--open", action="store_true", help="open the page in a browser")
+    cors = "let pages of this origin read the models, such as https://example.org; *: all (repeatable)"
+    p.add_argument("--cors", type=_checked(_origin), action="append", default=[], metavar="ORIGIN", help=cors)
+    link = "imitate a link of so many bytes a second, such as 20MB/s, which all clients share"
+    p.add_argument("--throttle", type=_checked(_rate), metavar="RATE", help=link)
+    late = "begin each answer so much later, such as 50ms"
+    p.add_argument("--latency", type=_checked(_seconds), default=0.0, metavar="T", help=late)
 
     p = add(inspect, "say what is in a GGUF file, from its header alone")
     p.add_argument("model", metavar="MODEL", help=WHERE)

@@ -1,0 +1,1 @@
+"""wasmrt serve: the page, and models by range."""
