@@ -1,0 +1,74 @@
+// The runtimes that tools/bench_browser.py compares, in a page: `await ask("wasmrt", "load", {...})`. Each keeps its model between
+// calls. Times are by the page's clock, so what a runtime says to its page and back is part of them.
+
+import { open } from "/wasmrt.js";
+
+const seconds = (since) => (performance.now() - since) / 1000;
+
+/** When the first piece of a text came, and when the text ended. */
+class Clock {
+  #started = performance.now();
+  #first = 0;
+  #text = "";
+
+  tick(piece) {
+    this.#first ||= performance.now();
+    this.#text += piece;
+  }
+
+  end() {
+    return { first_token_seconds: (this.#first - this.#started) / 1000, decode_seconds: seconds(this.#first), text: this.#text };
+  }
+}
+
+const wasmrt = {
+  async load({ url, threads, context, device }) {
+    const started = performance.now();
+    this.model = await open(url, { threads, context, device, draft: 0, cache: false });
+    await this.model.loaded();
+    const load_seconds = seconds(started);
+    const stats = await this.model.stats();
+    const adapter = stats.adapter ? `, ${stats.adapter}` : "";
+    return { load_seconds, about: `wasmrt, device ${stats.device}, threads ${stats.threads}${adapter}` };
+  },
+
+  async run({ ids, n }) {
+    const generation = this.model.generate(ids, { maxTokens: n });
+    const clock = new Clock();
+    for await (const piece of generation) clock.tick(piece);
+    const { tokens, stats } = generation;
+    return { ...clock.end(), tokens, n_prompt: stats.prompt_tokens - stats.cached_tokens, n: tokens.length };
+  },
+};
+
+const wllama = {
+  async load({ url, threads, context }) {
+    const started = performance.now();
+    const { Wllama } = await import("/wllama/index.js");
+    const blob = await (await fetch(url)).blob();
+    this.model = new Wllama({ default: "/wllama/wllama.wasm" }, { suppressNativeLog: true });
+    await this.model.loadModel([blob], { n_gpu_layers: 0, n_threads: threads, n_ctx: context, n_parallel: 1 });
+    const load_seconds = seconds(started);
+    return { load_seconds, about: `wllama, ${Wllama.getLibllamaVersion()}, CPU, threads ${this.model.getNumThreads()}` };
+  },
+
+  async run({ text, n }) {
+    const clock = new Clock();
+    let timings = null;
+    const chunks = await this.model.createCompletion({
+      prompt: text, max_tokens: n, temperature: 0, top_k: 1, ignore_eos: true, cache_prompt: false, stream: true, timings_per_token: true,
+    });
+    for await (const chunk of chunks) {
+      timings = chunk.timings ?? timings;
+      if (chunk.choices[0]?.finish_reason === null) clock.tick(chunk.choices[0].text);
+    }
+    return { ...clock.end(), n_prompt: timings.prompt_n, n: timings.predicted_n };
+  },
+};
+
+const runtimes = { wasmrt, wllama };
+
+/** @param {"wasmrt" | "wllama"} name @param {"load" | "run"} what */
+export function ask(name, what, args) {
+  return runtimes[name][what](args);
+}
