@@ -294,10 +294,10 @@ class WebFile {
         return await this.resolve(n, seconds, idle);
       } catch (trouble) {
         if (!(trouble instanceof Trouble)) throw trouble;
-        if (trouble.then !== "again") throw new SourceError(`cannot open ${this.name}: ${trouble.message}`);
+        if (trouble.then !== "again") throw new SourceError(`cannot open '${this.name}': ${trouble.message}`);
         if (failed >= attempts) {
           throw new SourceError(
-            `cannot open ${this.name}: ${failed} attempts failed, at last because ${trouble.message}; check the URL and the ` +
+            `cannot open '${this.name}': ${failed} attempts failed, at last because ${trouble.message}; check the URL and the ` +
               `connection, and that the server lets this page read it (Access-Control-Allow-Origin)`,
             true,
           );
@@ -314,7 +314,7 @@ class WebFile {
     const request = new Request(deadline, idle);
     const found = await request.run(this.url, rangeHeader(0, n), async (answer) => {
       if (this.url.startsWith("https:") && answer.url.startsWith("http:")) {
-        throw new Trouble(`a redirect from https to ${nameOf(answer.url)} was not followed; give the file's own URL`, "never");
+        throw new Trouble(`a redirect from https to '${nameOf(answer.url)}' was not followed; give the file's own URL`, "never");
       }
       return { url: answer.url || this.url, ...(await readHead(request, answer, n)) };
     });
@@ -393,9 +393,9 @@ class WebFile {
   }
 
   failure(start, end, trouble, failed) {
-    const what = `reading bytes ${start} to ${end} of ${this.name}`;
+    const what = `reading bytes ${start} to ${end} of '${this.name}'`;
     if (trouble.then === "changed") {
-      return new SourceError(`${this.name} changed while it was in use, seen at byte ${start}: ${trouble.message}; open it again`);
+      return new SourceError(`'${this.name}' changed while it was in use, seen at byte ${start}: ${trouble.message}; open it again`);
     }
     if (trouble.then === "never") return new SourceError(`${what} failed: ${trouble.message}`);
     if (trouble.then === "renew") {
@@ -502,10 +502,10 @@ class LocalFile {
     try {
       bytes = new Uint8Array(await this.file.slice(start, end).arrayBuffer());
     } catch (error) {
-      throw new SourceError(`cannot read ${this.name}: ${oneLine(error)} (${error.name}); it may have changed; choose it again`);
+      throw new SourceError(`cannot read '${this.name}': ${oneLine(error)} (${error.name}); it may have changed; choose it again`);
     }
     if (bytes.length !== end - start) {
-      throw new SourceError(`${this.name} had ${this.file.size} bytes when it was chosen and has fewer now; choose it again`);
+      throw new SourceError(`'${this.name}' had ${this.file.size} bytes when it was chosen and has fewer now; choose it again`);
     }
     if (part.over) return;
     counts.file += bytes.length;
@@ -861,7 +861,7 @@ async function openCached(file) {
         cache = new Cache(await lock(await fileOf(folder, `${key}.gguf`), "read-only"), null, found, false);
         return { state: "whole", why: now ? "" : "its server cannot be reached" };
       } catch (error) {
-        if (!now) throw new SourceError(`the copy of ${file.name} cannot be read: ${oneLine(error)}; close other tabs`, true);
+        if (!now) throw new SourceError(`the copy of '${file.name}' cannot be read: ${oneLine(error)}; close other tabs`, true);
       }
     }
   }
@@ -1093,10 +1093,10 @@ async function open(message) {
 function checkedUrl(text) {
   const url = URL.parse ? URL.parse(text) : new URL(text);
   if (!url || !["http:", "https:"].includes(url.protocol)) {
-    throw new SourceError(`${nameOf(text)} names no file on a web server; a URL is like https://example.org/model.gguf`);
+    throw new SourceError(`'${nameOf(text)}' names no file on a web server; a URL is like https://example.org/model.gguf`);
   }
   if (url.username || url.password) {
-    throw new SourceError(`${nameOf(text)} has a user and password, which a page cannot send; download the file and choose it here`);
+    throw new SourceError(`'${nameOf(text)}' has a user and password, which a page cannot send; download the file and choose it here`);
   }
   url.hash = "";
   return url.href;
@@ -1104,7 +1104,7 @@ function checkedUrl(text) {
 
 function close() {
   closed = true;
-  for (const read of [...reads.values()]) end(read, new SourceError(`${source?.name ?? "the file"} was closed; open it again`));
+  for (const read of [...reads.values()]) end(read, new SourceError(`'${source?.name}' was closed; open it again`));
   cache?.close();
   memories.clear();
   postMessage({ type: "closed" });

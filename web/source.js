@@ -30,7 +30,7 @@ export class Source {
         ? { type: "open", file: ref, name, limits }
         : { type: "open", url: String(ref), cache: Boolean(options.cache), limits };
     const source = new Source(message, workerUrl, options.pingSeconds ?? PING_SECONDS);
-    const giveUp = () => source.#end(thrown({ kind: "Cancelled", message: `opening ${source.name} was cancelled`, transient: true }));
+    const giveUp = () => source.#end(thrown({ kind: "Cancelled", message: `opening '${source.name}' was cancelled`, transient: true }));
     options.signal?.addEventListener("abort", giveUp);
     try {
       await source.#begin();
@@ -89,7 +89,7 @@ export class Source {
   start(offset, n, memory = null, address = 0, demand = true) {
     const id = ++this.#lastId;
     if (!(offset >= 0 && n >= 0 && offset + n <= this.size)) {
-      throw new RangeError(`bytes ${offset} to ${offset + n} are not all in ${this.name}, which has ${this.size}`);
+      throw new RangeError(`bytes ${offset} to ${offset + n} are not all in '${this.name}', which has ${this.size}`);
     }
     const done = new Promise((resolve, reject) => {
       if (this.#closing || !this.#worker) return reject(this.#closedError());
@@ -211,7 +211,7 @@ export class Source {
     const { resolve, reject } = this.#opening;
     this.#opening = null;
     if (this.#restarts && (size !== this.size || etag !== this.etag || lastModified !== this.lastModified)) {
-      const message = `${this.name} changed while it was in use; open it again`;
+      const message = `'${this.name}' changed while it was in use; open it again`;
       return reject(thrown({ kind: "SourceError", message, transient: false }));
     }
     Object.assign(this, { name, size, etag, lastModified, exposed, cache });
@@ -256,7 +256,7 @@ export class Source {
     const opening = this.#opening;
     const error = thrown({
       kind: "SourceError",
-      message: `reading ${this.name} failed: the prefetch worker stopped (${why}); open the model again`,
+      message: `reading '${this.name}' failed: the prefetch worker stopped (${why}); open the model again`,
       transient: true,
     });
     if (opening || this.#closing || this.#restarts > 0) return this.#end(error);
@@ -277,6 +277,6 @@ export class Source {
   }
 
   #closedError() {
-    return thrown({ kind: "SourceError", message: `${this.name} is closed; open it again to read from it`, transient: false });
+    return thrown({ kind: "SourceError", message: `'${this.name}' is closed; open it again to read from it`, transient: false });
   }
 }

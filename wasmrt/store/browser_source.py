@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, unquote, urljoin
 
 from wasmrt import browser
 from wasmrt.errors import SourceError, UnsupportedError
@@ -20,18 +20,16 @@ LIST_SECONDS = 30.0  # for one page of a hub's list of files
 
 
 async def open_browser(ref: Any, *, cache: bool = True) -> Source:
-    """The source that `ref` names: an http or https URL, an hf: reference, a path in Pyodide's own file system, a File or Blob
-    of JavaScript, or an object whose bytes are the file's content.
+    """The source that `ref` names: an http or https URL, an hf: reference, a path in Pyodide's own file system, or a File or
+    Blob of JavaScript.
 
     cache: keep what a URL gives on this origin's disk, where there is one. Raises SourceError.
     """
-    if isinstance(ref, bytes | bytearray | memoryview):
-        return await BrowserSource.open(_blob_of(memoryview(ref)), name="<memory>")
     if isinstance(ref, os.PathLike):
         return await _open_path(os.fsdecode(ref))
     if not isinstance(ref, str):
         if not hasattr(ref, "arrayBuffer"):
-            raise TypeError(f"a model is named by a URL, a path, a File, a Blob or a bytes object, not by {type(ref).__name__}")
+            raise TypeError(f"a model is named by a URL, a path, a File or a Blob, not by {type(ref).__name__}")
         return await BrowserSource.open(ref)
     scheme = re.match(r"(?i)(hf:)|([a-z][a-z0-9+.-]+)://", ref)
     if scheme is None:
@@ -52,18 +50,13 @@ async def _open_path(path: str) -> Source:
 
 def _blob_of_path(path: str) -> Any:
     """A file of Pyodide's file system, which lies in JavaScript's memory: no copy of it in Python's heap."""
+    import js
     import pyodide_js
+    from pyodide.ffi import to_js
 
     if not os.path.isfile(path):
         raise SourceError(f"there is no file {path!r} in this page's file system; give a URL, or a File that the user chose")
-    return _blob_of(pyodide_js.FS.readFile(os.path.abspath(path)))
-
-
-def _blob_of(data: Any) -> Any:
-    import js
-    from pyodide.ffi import to_js
-
-    return js.Blob.new(to_js([data]))
+    return js.Blob.new(to_js([pyodide_js.FS.readFile(os.path.abspath(path))]))
 
 
 class BrowserSource:
@@ -151,10 +144,30 @@ async def _outcome(task: "asyncio.Future[Any]", cancel: Callable[[], None]) -> A
 
 
 async def url_of_ref(ref: str, endpoint: str = hub.HUB) -> str:
-    """The URL behind an hf: reference. Asks the hub for its list of files unless a file is named. Raises SourceError."""
+    """The URL behind an hf: reference. Asks the hub for its list of files unless one is named; where it cannot be asked, the
+    file is looked for among those that are kept whole. Raises SourceError."""
     wanted = hub.parse(ref)
-    file = wanted.file or hub.choose(wanted, await list_files(wanted, endpoint))
-    return hub.url_of(wanted, file, endpoint)
+    if wanted.file:
+        return hub.url_of(wanted, wanted.file, endpoint)
+    try:
+        files = await list_files(wanted, endpoint)
+    except SourceError as error:
+        files = await _kept_files(hub.url_of(wanted, "", endpoint)) if error.transient else []
+        if not files:
+            raise
+    return hub.url_of(wanted, hub.choose(wanted, files), endpoint)
+
+
+async def _kept_files(above: str) -> list[str]:
+    """Paths of the whole copies on this origin's disk, as far as there is one, whose URL begins with `above`."""
+    from pyodide.ffi import JsException
+
+    await browser.load("storage")
+    try:
+        models = await browser.module("storage").list(browser.script_url("prefetch-worker"))
+    except JsException:
+        return []
+    return [unquote(str(m.url).removeprefix(above)) for m in models if m.whole and str(m.url).startswith(above)]
 
 
 async def list_files(ref: hub.HubRef, endpoint: str = hub.HUB) -> list[str]:
@@ -164,15 +177,15 @@ async def list_files(ref: hub.HubRef, endpoint: str = hub.HUB) -> list[str]:
     files: list[str] = []
     for _ in range(hub.MAX_PAGES):
         status, link, body = await _get(url, ref)
-        hub._check_status(status, url.split("/")[2], ref)
-        files += hub._paths(body, ref)
+        hub.check_status(status, url.split("/")[2], ref)
+        files += hub.paths_of(body, ref)
         following = re.search(r'<([^<>]*)>\s*;\s*rel="?next"?', link)
         if following is None:
             return files
         url = urljoin(url, following[1])
         if not url.startswith(endpoint.rstrip("/") + "/"):
-            raise hub._bad_list(ref, "goes on at another host")
-    raise hub._bad_list(ref, f"has more than {hub.MAX_PAGES} pages")
+            raise hub.bad_list(ref, "goes on at another host")
+    raise hub.bad_list(ref, f"has more than {hub.MAX_PAGES} pages")
 
 
 async def _get(url: str, ref: hub.HubRef) -> tuple[int, str, bytes]:
@@ -188,7 +201,7 @@ async def _get(url: str, ref: hub.HubRef) -> tuple[int, str, bytes]:
             if answer.status != 429 and answer.status < 500:
                 body = (await answer.arrayBuffer()).to_bytes()
                 if len(body) > hub.MAX_PAGE_BYTES:
-                    raise hub._bad_list(ref, f"has a page of more than {hub.MAX_PAGE_BYTES} bytes")
+                    raise hub.bad_list(ref, f"has a page of more than {hub.MAX_PAGE_BYTES} bytes")
                 return int(answer.status), str(answer.headers.get("Link") or ""), body
             reason = f"it answered with status {answer.status}"
         except JsException as error:

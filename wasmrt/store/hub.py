@@ -151,7 +151,7 @@ async def _list_files(ref: HubRef, endpoint: str) -> list[str]:
             if answer.is_redirect:  # the repository was renamed
                 following = answer.headers.get("location", "")
             else:
-                files += _paths(body, ref)
+                files += paths_of(body, ref)
                 following = answer.links.get("next", {}).get("url", "")
                 if not following:
                     return files
@@ -159,10 +159,10 @@ async def _list_files(ref: HubRef, endpoint: str) -> list[str]:
                 url = httpx.URL(urljoin(str(url), following))
                 same_host = (url.scheme, url.host, url.port) == (first.scheme, first.host, first.port)
             except (httpx.InvalidURL, ValueError):
-                raise _bad_list(ref, "goes on at what is no URL") from None
+                raise bad_list(ref, "goes on at what is no URL") from None
             if not same_host:
-                raise _bad_list(ref, f"goes on at another host, {url.host[:80]!r}")
-    raise _bad_list(ref, f"has more than {MAX_PAGES} pages")
+                raise bad_list(ref, f"goes on at another host, {url.host[:80]!r}")
+    raise bad_list(ref, f"has more than {MAX_PAGES} pages")
 
 
 async def _get_patiently(client: "httpx.AsyncClient", url: "httpx.URL", ref: HubRef) -> "tuple[httpx.Response, bytes]":
@@ -180,13 +180,13 @@ async def _get_patiently(client: "httpx.AsyncClient", url: "httpx.URL", ref: Hub
             answer, body = await _get(client, url, ref)
             trouble = busy(answer.status_code, answer.headers)
             if trouble is None:
-                _check_status(answer.status_code, url.host, ref)
+                check_status(answer.status_code, url.host, ref)
                 return answer, body
             reason, wait = trouble.reason, trouble.retry_after
         except httpx.TransportError as error:
             reason = " ".join(str(error).split()) or type(error).__name__
         except (httpx.InvalidURL, UnicodeError):  # httpx looks at a Location, too
-            raise _bad_list(ref, "goes on at what is no URL") from None
+            raise bad_list(ref, "goes on at what is no URL") from None
         if attempt < ATTEMPTS:
             await asyncio.sleep(HttpLimits().pause(attempt, wait))
     raise SourceError(
@@ -202,26 +202,28 @@ async def _get(client: "httpx.AsyncClient", url: "httpx.URL", ref: HubRef) -> "t
         async for data in answer.aiter_raw():
             body += data
             if len(body) > MAX_PAGE_BYTES:
-                raise _bad_list(ref, f"has a page of more than {MAX_PAGE_BYTES} bytes")
+                raise bad_list(ref, f"has a page of more than {MAX_PAGE_BYTES} bytes")
     return answer, bytes(body)
 
 
-def _check_status(status: int, host: str, ref: HubRef) -> None:
+def check_status(status: int, host: str, ref: HubRef) -> None:
+    """Of an answer to the question for a list. Raises SourceError unless it is the list, or a redirect."""
     if status in (401, 403, 404):
         raise SourceError(f"{host} has no {ref.repository!r} that everyone may read (status {status}); check the name")
     if status != 200 and not 300 <= status < 400:
-        raise _bad_list(ref, f"was answered with status {status}")
+        raise bad_list(ref, f"was answered with status {status}")
 
 
-def _paths(body: bytes, ref: HubRef) -> list[str]:
+def paths_of(body: bytes, ref: HubRef) -> list[str]:
+    """The files that one page of the list names. Raises SourceError."""
     try:
         entries: Any = json.loads(body)
         return [entry["path"] for entry in entries if entry["type"] == "file" and isinstance(entry["path"], str)]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise _bad_list(ref, "makes no sense") from None
+        raise bad_list(ref, "makes no sense") from None
 
 
-def _bad_list(ref: HubRef, why: str) -> SourceError:
+def bad_list(ref: HubRef, why: str) -> SourceError:
     return SourceError(f"the list of the files of {ref.repository!r} {why}; name a file: hf:owner/repo/file.gguf")
 
 
