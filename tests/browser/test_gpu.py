@@ -6,8 +6,9 @@ Models on it are compared with the truth in test_parity.py, shaders with what co
 import pytest
 
 from tests.browser.conftest import Page
-from tests.browser.server import PageError
 from tests.conftest import skip_or_fail
+from tools.make_test_model import Shape, write_model
+from wasmrt.resources import demo_model
 
 both = pytest.mark.parametrize("browser", ["chromium", "firefox"], indirect=True)
 
@@ -15,7 +16,9 @@ both = pytest.mark.parametrize("browser", ["chromium", "firefox"], indirect=True
 START = """
 const { find, GpuHost, counts, release } = await import("/gpu.js");
 const { Memory } = await import("/memory.js");
-const caught = async (f) => { try { await f(); return null; } catch (error) { return { kind: error.kind, message: error.message }; } };
+const caught = async (f) => {
+  try { await f(); return null; } catch ({ kind, message }) { return { kind, message }; }
+};
 const moment = () => new Promise((resolve) => setTimeout(resolve, 20));
 const BINDINGS = JSON.stringify([[0, "write"]]);
 const code = (body) => `override BY: u32 = 1;
@@ -88,10 +91,10 @@ def test_what_webgpu_refuses_is_told_by_a_wait(gpu_page, wrong, message):
     """Once; then the host goes on."""
     got = gpu_page.run(START + """
     const a = adder(host, 64, 1);
-    const told = await caught(async () => { %s; await host.done(); await moment(); await host.done(); });
+    const told = await caught(async () => { WRONG; await host.done(); await moment(); await host.done(); });
     host.replay(Uint32Array.from(a.step), a.copies, GONE);
     return [told, await a.read()];
-    """ % wrong)
+    """.replace("WRONG", wrong))
     assert got[0]["kind"] == "DeviceError"
     assert message in got[0]["message"]
     assert set(got[1]) == {1}
@@ -244,8 +247,8 @@ device.close()
 [found, chosen]
 """
 # In Chromium's software adapter a shader takes half a second to compile; all formats are in Firefox.
-SOME = ["embed F32", "embed Q4_K", "matmul Q4_K", "matmul Q6_K", "expert_matmul Q8_0", "rms_norm", "rope_kv halves", "qkv", "gate_up",
-        "matmul_add", "expert_mul", "causal_conv"]  # fmt: skip
+SOME = ["embed F32", "embed Q4_K", "matmul Q4_K", "matmul Q6_K", "expert_matmul Q8_0", "rms_norm", "rope_kv halves", "qkv",
+        "gate_up", "matmul_add", "expert_mul", "causal_conv"]  # fmt: skip
 # Worst seen: 5.4e-13, and 3.8e-7 with a cache in f16.
 CANARY_BOUNDS = {False: 5.4e-12, True: 3.8e-6}
 
@@ -259,3 +262,85 @@ def test_all_ops_compute_what_they_should(python_page, site, f16_cache):
     assert chosen == ""
     assert max(errors.values()) < CANARY_BOUNDS[f16_cache], errors
 
+
+
+MODEL = """
+import wasmrt
+url = f"{js.location.origin}/models/{name}"
+async def generated(model, **options):
+    generation = model.generate("Once upon a time", max_tokens=16, **options)
+    async for _ in generation: pass
+    return generation.tokens
+"""
+CHAINS = MODEL + """
+found = []
+async with await wasmrt.open(url, device="gpu", context=128) as model:
+    device = model.device
+    model.chain_room = lambda options: 5 * device.chains(options)  # however slow this machine is
+    for options in ({}, {"temperature": 0.9, "seed": 11}):
+        for alone in ({"repeat_penalty": 1 + 1e-9}, {}):
+            before = device.submits
+            found.append((await generated(model, **options, **alone), device.submits - before))
+    whole = model.plan.gpu.total_bytes
+async with await wasmrt.open(url, device="gpu", context=128, gpu_memory=int(0.96 * whole)) as model:
+    found.append((await generated(model), model.device.host.high_water / whole))
+[found, browser.module("gpu").counts().to_py()]
+"""
+
+
+@both
+def test_chains_and_streaming_change_no_id(python_page, site):
+    """Tokens that follow one another on the GPU are those that are asked for one by one; weights that pass by give the same."""
+    site.models["demo.gguf"] = demo_model()
+    found, counts = python(python_page, site, CHAINS, name="demo.gguf")
+    (alone, one_by_one), (chained, fewer), (drawn_alone, _), (drawn, _), (streamed, share) = found
+    assert alone == chained == streamed
+    assert drawn_alone == drawn != alone
+    assert fewer < one_by_one / 2
+    assert share <= 0.96
+    assert (counts["hosts"], counts["buffers"]) == (0, 0)
+
+
+HOST_TIME = MODEL + """
+import time
+from wasmrt.options import SamplerOptions
+clock, times, chained = time.perf_counter, [], []
+async with await wasmrt.open(url, device="gpu", context=64) as model:
+    device, bounds = model.device, model._bounds
+    before = device.dispatches
+    for pos in range(12):
+        await device._finish()
+        start = clock()
+        device.begin([1], pos, 1)
+        await device.run(bounds, range(len(bounds[-1].program.ops)))
+        device._flush()
+        times.append(clock() - start)
+    dispatches = (device.dispatches - before) / len(times)
+    fetch, waited = device.host.fetch, []
+
+    async def timed(*what):
+        waited.append(clock())
+        return await fetch(*what)
+
+    device.host.fetch = timed
+    for _ in range(3):
+        await device._finish()
+        start = clock()
+        await device.chain(bounds, 1, 0, 8, SamplerOptions(), [])
+        chained.append((waited[-1] - start) / 8)
+[dispatches, sorted(times), sorted(chained)]
+"""
+
+
+@both
+def test_python_and_javascript_take_little_of_a_token(python_page, site, tmp_path):
+    """To encode a token of 32 layers, by itself or in chains: what a fast GPU would wait for. The quicker half, as others
+    compute on these processors too."""
+    write_model(tmp_path / "layers.gguf", "tiny", "Q4_K_M", shape=Shape(256, 32, 4, 4, 64, 256, 512, 512))
+    site.models["layers.gguf"] = tmp_path / "layers.gguf"
+    dispatches, times, chained = python(python_page, site, HOST_TIME, name="layers.gguf", seconds=500)
+    shown = [[round(1e3 * x, 2) for x in some] for some in (times, chained)]
+    print(f"{python_page.engine}: {dispatches:.0f} dispatches; ms by itself and in chains: {shown}")
+    assert dispatches > 200
+    assert times[len(times) // 2 - 1] < 3e-3
+    assert chained[0] < 3e-3
