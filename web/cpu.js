@@ -77,9 +77,9 @@ export class CpuHost {
       this.fail(data.failed);
     } else if (data.status !== undefined) {
       this.seconds += data.seconds;
-      const { resolve } = this.pending;
+      const run = this.pending; // none: it has failed, and thread 0 was still in it
       this.pending = null;
-      resolve(data.status);
+      run?.resolve(data.status);
     }
   }
 
