@@ -392,9 +392,15 @@ def test_without_a_page_there_are_models_and_a_hint(folder, tmp_path, monkeypatc
         assert got.headers["content-type"].startswith("text/plain")
         assert "make web" in got.text
         assert httpx.get(f"{server.url}models/tiny.gguf").status_code == 200
-    (tmp_path / "web").mkdir()
-    (tmp_path / "web" / "index.html").write_bytes(b"of the wheel")
+    (tmp_path / "web" / "pyodide").mkdir(parents=True)
+    (tmp_path / "web" / "wasmrt.js").write_bytes(b"of the wheel")
+    with pytest.raises(SourceError, match="make web"):
+        resources.page()  # scripts without what runs them
+    (tmp_path / "web" / "pyodide" / "pyodide.mjs").write_bytes(b"")
     assert resources.page() == tmp_path / "web"
+    with running(make_app(folder)) as server:
+        assert httpx.get(f"{server.url}wasmrt.js").content == b"of the wheel"
+        assert "index.html" in httpx.get(server.url).text
 
 
 def test_nothing_but_reading(served):

@@ -45,8 +45,8 @@ def shader(name: str) -> Path:
 
 
 def page() -> Path:
-    """The folder of the page, with its index.html, Pyodide and the wheels. Raises SourceError where it was never built."""
+    """The folder of the page, with its scripts, Pyodide and the wheels. Raises SourceError where it was never built."""
     for folder in PAGES:
-        if (folder / "index.html").is_file():
+        if (folder / "pyodide" / "pyodide.mjs").is_file():  # a wheel may have the scripts alone
             return folder
     raise SourceError(f"the page is not in this installation ({PAGES[0]}); build it with: make web")

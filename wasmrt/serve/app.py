@@ -61,10 +61,11 @@ def make_app(
 
     async def page_file(request: Request) -> Response:
         name = request.path_params["path"] or "index.html"
-        if root is None and name == "index.html":
-            return PlainTextResponse(f"There is no page here: {missing}\nThe models are at /models.\n", 404)
         parts = parts_of(name, PAGE_DEPTH)
         path = await _in_pool(inside, root, parts) if root and parts else None
+        if path is None and name == "index.html":
+            why = missing or "the page's folder has no index.html"
+            return PlainTextResponse(f"There is no page here: {why}\nThe models are at /models.\n", 404)
         headers = {"Cache-Control": caching(name), "Content-Security-Policy": PAGE_POLICY}
         return await _file(request, path, headers, media_type(name))
 
