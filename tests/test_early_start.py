@@ -25,6 +25,7 @@ class Link(MemorySource):
     async def read_into(self, offset, view):
         if offset >= self.weights:
             turn = asyncio.get_running_loop().create_future()
+            turn.offset = offset
             self.waiting.append(turn)
             await turn
             if self.error:
@@ -43,9 +44,9 @@ def device(request):
     return request.param
 
 
-@pytest.fixture
-def path(tmp_path):
-    return write_llama(tmp_path / "m.gguf")
+@pytest.fixture(params=[0, 4], ids=["dense", "experts"])
+def path(tmp_path, request):
+    return write_llama(tmp_path / "m.gguf", experts=request.param)
 
 
 async def tokens_of(model, n=4):
@@ -100,6 +101,33 @@ def test_layers_run_while_others_arrive(monkeypatch, path, device):
     seen, before = asyncio.run(run())
     assert before >= 3                               # the embedding and both layers had run without the last range
     assert 0 < seen[len(seen) // 2] < before         # and not at the very end
+
+
+@pytest.mark.parametrize("last", ["ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"])
+@pytest.mark.parametrize("path", [4], indirect=True)
+def test_weights_may_arrive_in_any_order(monkeypatch, path, device, last):
+    """Experts' matrices before their router, and some of an expert before its others."""
+
+    async def run():
+        link, model, want = await open_behind(monkeypatch, path, device)
+        model._store._frames.fetcher.at_once = 64
+        spans = [(e.offset, e.offset + e.n_bytes) for s in model._built.table.segments for e in s.entries if last in e.tensor]
+        assert spans
+
+        def is_late(turn):
+            return any(first <= turn.offset < end for first, end in spans)
+
+        async with model:
+            task = asyncio.create_task(tokens_of(model))
+            while not task.done():
+                await asyncio.sleep(0.05)
+                ready = [turn for turn in link.waiting if not is_late(turn)] or list(link.waiting)
+                for turn in ready:
+                    link.waiting.remove(turn)
+                    turn.set_result(None)
+            assert await task == want
+
+    asyncio.run(run())
 
 
 def test_what_keeps_weights_from_coming_is_told(monkeypatch, path, device):

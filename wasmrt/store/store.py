@@ -73,11 +73,8 @@ class LayerStore:
         frames.then = self._arrived
         # Ops whose experts may have to be read once a router has chosen, and the routers before them.
         self._routed_ops = {at for at, experts in enumerate(order.experts) if not all(map(frames.stays, experts))}
-        self._routers = {
-            at
-            for at, (s, op) in enumerate(order.ops)
-            if op in table.segments[s].routes and self._routed_ops.intersection(order.of_segment(s))
-        }
+        self._all_routers = {at for at, (s, op) in enumerate(order.ops) if op in table.segments[s].routes}
+        self._routers = {at for at in self._all_routers if self._routed_ops.intersection(order.of_segment(order.ops[at][0]))}
         self._complete = False  # known to be
         # What stays and has not come yet, in memory and on a GPU.
         self._missing = {i for i, held in enumerate(self._held) if self._stays(held)}
@@ -231,6 +228,8 @@ class LayerStore:
     async def _gather(self, start: int, end: int, pinned: list[int], most: int) -> int:
         """Pin what the ops from `start` on need, waiting for the first of them only; returns the op before which to stop."""
         at, streamed = start, 0
+        # A device stops after a router that chose what has not come yet.
+        routers = self._all_routers if self._missing else self._routers
         while at < end and at not in self._routed_ops:
             needs = self._order.dense[at]
             if self._missing and not (at == 0 and self._rows):
@@ -243,7 +242,7 @@ class LayerStore:
                 self._frames.pin(needs, pinned)
             streamed += sum(self._held[i].n_bytes for i in self._order.dense[at] if self._held[i].pool is self._frames.ring)
             at += 1
-            if streamed > most or at - 1 in self._routers:
+            if streamed > most or at - 1 in routers:
                 break
         return at
 
