@@ -77,13 +77,13 @@ def test_numbers_of_what_went_are_given_again(gpu_page):
 
 @both
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "message"),  # of write() by a later wait
     [
         ('host.pipeline("wrong", code("y[id.x] = nothing;"), BINDINGS, "{}")', "the shader wrong does not compile"),
         ('host.pipeline("other", ADD, JSON.stringify([[0, "read"]]), "{}")', "the shader other does not compile"),
         ('host.group(BINDINGS, Float64Array.of(a.words, 0, 1 << 20))', "takes no such bindings"),
         ('host.buffer(host.device.limits.maxBufferSize + 4, "storage")', "no room"),
-        ("host.write(a.words, 1 << 20, new Uint8Array(4))", "refuses what it was given"),
+        ("host.write(a.words, 1 << 20, new Uint8Array(4)); await host.done().then(moment)", "refuses what it was given"),
         ("host.replay(GONE, Float64Array.of(a.words, 0, a.staging, 0, 1 << 20), GONE)", "does not compute"),
     ],
 )
@@ -91,7 +91,7 @@ def test_what_webgpu_refuses_is_told_by_a_wait(gpu_page, wrong, message):
     """Once; then the host goes on."""
     got = gpu_page.run(START + """
     const a = adder(host, 64, 1);
-    const told = await caught(async () => { WRONG; await host.done(); await moment(); await host.done(); });
+    const told = await caught(async () => { WRONG; await host.done(); });
     host.replay(Uint32Array.from(a.step), a.copies, GONE);
     return [told, await a.read()];
     """.replace("WRONG", wrong))
@@ -145,18 +145,22 @@ def test_closing_ends_a_wait_and_leaves_the_others(gpu_page):
     const a = adder(host, 64, 1), other = new GpuHost("high-performance"), b = adder(other, 64, 2);
     host.replay(Uint32Array.from(a.step), a.copies, GONE);
     other.replay(Uint32Array.from(b.step), b.copies, GONE);
+    const gone = host.buffers.items[a.words];
     const waits = [caught(() => host.fetch(a.staging, 256)), caught(() => host.done())];
     host.close();
     host.close();
     const words = await b.read(), told = await Promise.all(waits), before = counts();
+    other.device.pushErrorScope("validation");
+    other.queue.writeBuffer(gone, 0, new Uint8Array(4));
+    const destroyed = await other.device.popErrorScope() !== null;
     other.close();
     const kept = counts().devices;
     release();
-    return { told, words, before, kept, after: counts() };
+    return { told, words, before, kept, destroyed, after: counts() };
     """)
     assert all(error == {"kind": "DeviceError", "message": "the device was closed"} for error in got["told"])
     assert set(got["words"]) == {2}
-    assert (got["before"]["hosts"], got["before"]["buffers"], got["kept"]) == (1, 2, 1)
+    assert (got["before"]["hosts"], got["before"]["buffers"], got["kept"], got["destroyed"]) == (1, 2, 1, True)
     assert got["after"] == {"devices": 0, "hosts": 0, "buffers": 0, "bytes": 0}
 
 
