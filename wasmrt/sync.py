@@ -178,6 +178,10 @@ class SyncModel:
 
         return np.asarray(call(self.engine.logits(ids)))
 
+    def loaded(self) -> None:
+        """Wait until the weights that stay are there: engine.Model.loaded."""
+        call(self.engine.loaded())
+
     def predict(self) -> Prediction:
         """How fast a token will come, from a measurement that takes a moment: engine.Model.predict."""
         return call(self.engine.predict())
