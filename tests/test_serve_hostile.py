@@ -322,7 +322,9 @@ def read_answer(s):
     """One answer of a connection that stays."""
     got = b""
     while b"\r\n\r\n" not in got:
-        got += s.recv(1)
+        data = s.recv(1)
+        assert data, f"the connection ended after {got!r}"
+        got += data
     n_bytes = int(re.search(rb"content-length: (\d+)", got.lower())[1])
     return b"".join(s.recv(1) for _ in range(n_bytes))
 
