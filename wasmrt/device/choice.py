@@ -135,7 +135,7 @@ def real_gpus() -> tuple[list[Adapter], str]:
         from wasmrt.device import gpu_browser
 
         real = [adapter for adapter in gpu_browser.adapters() if not adapter.software]
-        return real, "" if real else "the browser gives no GPU to this page"
+        return real, "" if real else gpu_browser.why_none() or "only software adapters"
     if sys.platform.startswith("linux") and not any(map(glob.glob, GPU_NODES)):
         return [], f"no driver of a GPU is at work here (there is no {', '.join(GPU_NODES)})"
     try:
@@ -217,7 +217,7 @@ def _page_gpus() -> _Gpus:
 
     there = gpu_browser.adapters()
     if not there:
-        raise DeviceError("the browser gives this page no GPU: it has no WebGPU, or has it switched off; use device 'cpu'")
+        raise DeviceError(f"the browser gives this page no GPU ({gpu_browser.why_none()}); use device 'cpu'")
     return there, gpu_browser.PageHost, lambda n_bytes: BrowserMemory(cpu_browser.choose_build(n_bytes), n_bytes)
 
 
