@@ -22,7 +22,7 @@ LAYERS = (
     ("speed",),
     ("fit",),
     ("engine",),
-    ("sync",),
+    ("sync", "page"),
     ("inspect", "bench", "doctor", "planning", "pull"),
     ("serve",),
     ("cli",),
