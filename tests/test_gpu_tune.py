@@ -240,7 +240,8 @@ def programs_of(*names):
 
 @pytest.fixture
 def brief(monkeypatch):
-    """Two candidates, on a small weight."""
+    """Two candidates, on a small weight, and all the time that they take on a machine that does much besides."""
+    monkeypatch.setattr(gpu_autotune, "tune", functools.partial(gpu_autotune.tune, seconds=60))
     monkeypatch.setattr(gpu_autotune, "CANDIDATES", (Variant(), Variant(64, 16, 2, subgroup=True)))
     monkeypatch.setattr(gpu_autotune, "WEIGHT_BYTES", 1 << 16)
 
@@ -272,6 +273,23 @@ def test_later_models_add_to_what_earlier_ones_measured(adapter, monkeypatch):
     before = tuning_of(adapter)
     monkeypatch.setattr(gpu_tune, "_found", {})
     assert tuning_of(adapter) == before
+
+
+@pytest.mark.usefixtures("brief")
+def test_where_every_answer_is_late_nothing_is_measured(adapter, monkeypatch):
+    """As in Firefox: what kernels take cannot be seen there."""
+    host = host_of(adapter)
+    done = host.done
+
+    async def late():
+        await done()
+        await asyncio.sleep(2 * gpu_autotune.LONGEST_TRIP)
+
+    monkeypatch.setattr(host, "done", late)
+    allocated = host.allocated
+    asyncio.run(gpu_autotune.prepare(adapter, lambda: host, programs_of("Q4_K")))
+    assert tuning_of(adapter).chosen == {}
+    assert host.high_water <= allocated + 64  # nor is anything prepared
 
 
 def test_software_is_never_measured(adapter):

@@ -56,7 +56,8 @@ class Tensor:
         for length in self.shape:
             n *= length
         if self.type.name == "F32":
-            return array("f", [rng.uniform(-1, 1) for _ in range(n)]).tobytes()
+            number = rng.random  # Random.uniform would take twice as long
+            return array("f", [2 * number() - 1 for _ in range(n)]).tobytes()
         if self.type.name == "BF16":  # the upper halves of f32
             return b"".join(array("f", [rng.uniform(-1, 1)]).tobytes()[2:] for _ in range(n))
         if self.type.name == "F16":

@@ -23,6 +23,8 @@ SECONDS = 1.0  # for all that is measured at once
 WEIGHT_BYTES = 16 << 20  # more than most caches hold, read in a fraction of a millisecond
 MOST_ROWS = 32768
 MEASURED = 0.002  # seconds that a measurement takes at least, but for MOST_REPEATS
+TRIPS = 8  # to the GPU and back, that it takes at least: a page's are longer, and no two the same
+LONGEST_TRIP = 0.003  # seconds; with more nothing is told apart in the time that there is. Firefox looks every 4 ms
 MOST_REPEATS = 64
 ROUNDS = 3
 COMPARED = 1024  # elements of the result
@@ -59,7 +61,10 @@ async def prepare(adapter: Adapter, make_host: Callable[[], GpuHost], programs: 
 
 async def tune(host: GpuHost, wanted: dict[Key, int], seconds: float = SECONDS, ints: bool = False) -> None:
     """Measure and remember the fastest variant for each of (format, length) with so many units a row."""
-    bench = Bench(host)
+    trip = await trip_seconds(host)
+    if trip > LONGEST_TRIP:
+        return
+    bench = Bench(host, max(MEASURED, TRIPS * trip))
     end = time.perf_counter() + seconds
     found: dict[Key, Variant] = {}
     for i, (key, units) in enumerate(sorted(wanted.items())):
@@ -69,6 +74,16 @@ async def tune(host: GpuHost, wanted: dict[Key, int], seconds: float = SECONDS, 
         found[key] = await fastest(bench, key[0], units, ints, time.perf_counter() + share)
     bench.free()
     remember(host.adapter, found)
+
+
+async def trip_seconds(host: GpuHost) -> float:
+    """To a GPU that has nothing to do, and back."""
+    trips = []
+    for _ in range(5):
+        start = time.perf_counter()
+        await host.done()
+        trips.append(time.perf_counter() - start)
+    return min(trips)
 
 
 async def fastest(bench: "Bench", name: str, units: int, ints: bool, end: float) -> Variant:
@@ -108,8 +123,10 @@ class Run:
 class Bench:
     """Products of one row of x, and the buffers that they need."""
 
-    def __init__(self, host: GpuHost) -> None:
+    def __init__(self, host: GpuHost, measured: float = MEASURED) -> None:
+        """measured: seconds that a measurement takes at least."""
         self.host, self.shaders, self.tuning = host, Shaders(host), tuning_of(host.adapter)
+        self.measured = measured
         n_bytes = min(WEIGHT_BYTES, host.limits.binding)
         block = pattern(1 << 16)
         self.weight = self._filled(block, n_bytes)
@@ -139,7 +156,7 @@ class Bench:
         run = self._run(name, units, variant)
         await self._seconds(run, 1)                                  # whatever a driver does at the first use
         one = await self._seconds(run, 1)
-        repeats = max(1, min(MOST_REPEATS, round(MEASURED / max(one, 1e-6))))
+        repeats = max(1, min(MOST_REPEATS, round(self.measured / max(one, 1e-6))))
         best = min([await self._seconds(run, repeats) for _ in range(ROUNDS)]) / repeats
         data = await self.host.read(run.y[0], 0, 4 * COMPARED)
         return best, data.cast("f").tolist()
