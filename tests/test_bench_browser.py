@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tools import bench_browser
+from tools import acceptance_browser, bench_browser
+from tools.acceptance_base import Setup, Skip
 from tools.bench_browser import NATIVE, PAGE, PEER, compare, parser, prompt, same, sum_up, table
 from tools.bench_peers import RATES, PeerError
 from wasmrt.engine import open_tokenizer
@@ -50,6 +51,12 @@ def test_a_file_that_is_not_there_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         parser().parse_args([str(tmp_path / "none.gguf")])
     assert "is no file" in capsys.readouterr().err
+
+
+def test_without_a_file_there_is_nothing_to_compare(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench_browser.main([])
+    assert "FILE.gguf is needed" in capsys.readouterr().err
 
 
 def test_what_is_not_named_has_a_default():
@@ -133,3 +140,35 @@ def test_a_file_too_large_for_the_peer_is_refused_before_anything_starts(tmp_pat
         opened.truncate(3 * 10**9)
     with pytest.raises(PeerError, match="at most 2 GB"):
         bench_browser.measure(parser().parse_args([str(file), "--peer"]))
+
+
+# Rows of tools/acceptance.py
+
+
+@pytest.mark.parametrize(
+    ("a_pass", "tokens", "total", "spare", "ok"),
+    [(1050, [1, 2], 99, 0, True), (1051, [1, 2], 99, 0, False), (1051, [1, 2], 99, 5, True), (1000, [1, 3], 99, 0, False),
+     (1000, [1, 2], 101, 0, False)],
+)  # fmt: skip
+def test_streaming_is_judged_by_reads_ids_and_memory(a_pass, tokens, total, spare, ok):
+    first, last = ({"passes": n, "store": {"bytes_read": 7000 + a_pass * n}} for n in (1, 6))
+    found = {"plan": {"bytes_bound": 1000, "total_bytes": total}, "first": first, "last": last, "tokens": tokens, "grown": 0}
+    assert acceptance_browser.streamed(found, [1, 2], 100, spare).ok is ok
+
+
+def test_rates_are_held_against_their_targets(monkeypatch, tmp_path):
+    measured = {"runtimes": {name: {rate: {"median": 1.0} for rate in RATES} for name in (PAGE, PEER, NATIVE)},
+                "ratios": {PEER: {RATES[0]: {"median": 3.5}, RATES[1]: {"median": 2.9}},
+                           NATIVE: {RATES[0]: {"median": 0.9}, RATES[1]: {"median": 0.7}}},
+                "threads": 2, "rounds": 3}  # fmt: skip
+    monkeypatch.setattr(acceptance_browser, "beside_wllama", lambda setup: measured)
+    monkeypatch.setattr(acceptance_browser, "missing", lambda engine: None)
+    found = [row(Setup(tmp_path)).ok for row in acceptance_browser.ROWS[:4]]
+    assert found == [True, False, True, False]
+
+
+def test_without_a_browser_rows_are_skipped(monkeypatch, tmp_path):
+    monkeypatch.setattr(acceptance_browser, "missing", lambda engine: "chromium is missing")
+    for row in acceptance_browser.ROWS[:-1]:  # the last needs none
+        with pytest.raises(Skip, match="chromium is missing"):
+            row(Setup(tmp_path))

@@ -1,8 +1,9 @@
 """What only models of real size show, in one table: `python tools/acceptance.py [ROW ...]`, or `make acceptance`.
 
-Speed against the machine's memory and against llama.cpp, memory, cancelling, leaks, addresses past 4 GiB. Models have random
-weights, are made when first needed and kept in the folder of --models, as SHAPE.QUANT.gguf. Speeds say little on a machine that
-does something else. What cannot be measured is skipped, with the reason. Exits with 1 if a row fails, 130 when interrupted.
+Speed against the machine's memory, llama.cpp and wllama, memory, cancelling, leaks, addresses past 4 GiB, a browser. Models
+have random weights, are made when first needed and kept in the folder of --models, as SHAPE.QUANT.gguf. Speeds say little on a
+machine that does something else. What cannot be measured is skipped, with the reason. Exits with 1 if a row fails, 130 when
+interrupted.
 """
 
 import argparse
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import wasmrt  # noqa: E402  run as a script, from any folder
+from tools import acceptance_browser as browser  # noqa: E402
 from tools import acceptance_streaming as streaming  # noqa: E402
 from tools import bench_peers  # noqa: E402
 from tools.acceptance_base import LARGE, SMALL, Found, Setup, Skip, apart, bench, compared, gb, model_file, say  # noqa: E402
@@ -197,7 +199,7 @@ Row = Callable[[Setup], Found]
 _ALL: tuple[Row, ...] = (
     decode_bandwidth, python_share, peak_rss, cancel, leak, load_64, peers_decode, peers_prefill, wasm64_speed,
     streaming.stream_memory, streaming.stream_bytes, streaming.stream_open, streaming.stream_time, streaming.stream_drafts,
-    streaming.stream_ids, streaming.policies,
+    streaming.stream_ids, streaming.policies, *browser.ROWS,
 )  # fmt: skip
 ROWS = {row.__name__.replace("_", "-"): row for row in _ALL}
 

@@ -6,6 +6,8 @@ are those of turns side by side; the first round is not counted. --most-others 0
 took more than a tenth of a core: see tools/bench_peers.py.
 
 wllama is llama.cpp compiled for pages. It comes as its npm package, and computes on the CPU.
+
+--gpu-overhead measures something else: what Python and JavaScript take of a token of 32 layers with WebGPU. No file is needed.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import signal
 import statistics
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +38,7 @@ from tests.browser.server import PageError, PageHung, PageState, Site  # noqa: E
 from tools import bench_peers  # noqa: E402
 from tools.bench_peers import RATES, SETTLE_SECONDS, TRIES, Child, PeerError, busy_seconds, middle, rates, ratios  # noqa: E402
 from tools.build_web import build  # noqa: E402
+from tools.make_test_model import Shape, write_model  # noqa: E402
 from tools.web_parts import BuildError, Part, fetch  # noqa: E402
 from wasmrt.bench import prompt_ids  # noqa: E402
 from wasmrt.engine import open_tokenizer  # noqa: E402
@@ -50,6 +54,7 @@ WLLAMA = Part(
 WLLAMA_FILES = {"/wllama/index.js": "package/esm/index.js", "/wllama/wllama.wasm": "package/esm/wasm/wllama.wasm"}
 WLLAMA_MOST_BYTES = 2 * 10**9  # it takes a file in one piece
 
+ENGINE = "chromium"  # unless another is named
 PAGE, PEER, NATIVE = "wasmrt", "wllama", "native"
 CONTEXT = 512  # at least
 START_SECONDS, ASK_SECONDS = 120.0, 900.0
@@ -92,6 +97,21 @@ class InPage:
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += sum(process.cpu_times()[:2])
         return total
+
+
+@contextlib.contextmanager
+def opened(engine: str, csp: bool = True) -> Iterator[tuple[Site, PageState, Browser]]:
+    """An isolated page with our files, in a browser of its own. Raises PeerError."""
+    try:
+        folder = build()
+    except BuildError as error:
+        raise PeerError(str(error)) from error
+    with Site(folder) as site:
+        page = site.page("isolated", csp)
+        with started(engine, page.url) as browser:
+            if not site.wait_for(page, 1, START_SECONDS):
+                raise PeerError(f"{engine} does not open {page.url}: {browser.log()}")
+            yield site, page, browser
 
 
 @contextlib.contextmanager
@@ -206,7 +226,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise PeerError(f"wllama takes a file of at most {WLLAMA_MOST_BYTES / 1e9:.0f} GB; this one has {size / 1e9:.1f}")
     try:
         tokenizer = call(open_tokenizer(args.file))
-        folder = build()
         wllama = wllama_files() if args.peer else {}
     except (WasmrtError, BuildError) as error:
         raise PeerError(str(error)) from error
@@ -216,13 +235,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     context = max(CONTEXT, args.prompt + args.tokens)
     options = {"threads": args.threads, "context": context, "device": args.device}
     with contextlib.ExitStack() as stack:
-        site = stack.enter_context(Site(folder))
+        # wllama makes its worker of a text, which a page's strict policy forbids.
+        site, page, browser = stack.enter_context(opened(args.browser, csp=False))
         site.models[args.file.name] = args.file
         site.files |= {"/bench.js": (ROOT / "tools" / "bench_browser.js").read_bytes(), **wllama}
-        page = site.page("isolated", csp=False)  # wllama makes its worker of a text
-        browser = stack.enter_context(started(args.browser, page.url))
-        if not site.wait_for(page, 1, START_SECONDS):
-            raise PeerError(f"{args.browser} does not open {page.url}: {browser.log()}")
         runtimes: list[Runtime] = []
         loaded: Round = {}
         for name in (PAGE, PEER) if args.peer else (PAGE,):
@@ -253,6 +269,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "generated_tokens": args.tokens,
             **sum_up(loaded, turns),
         }
+
+
+def gpu_overhead(engine: str) -> dict[str, Any]:
+    """Seconds that encoding a token of 32 layers takes, by itself and as one of a chain: medians. Raises PeerError."""
+    from tests.browser import test_gpu  # which has a bound for it, and needs pytest
+
+    with tempfile.TemporaryDirectory() as folder, opened(engine) as (site, page, _):
+        file = Path(folder) / "layers.gguf"
+        write_model(file, "tiny", "Q4_K_M", shape=Shape(256, 32, 4, 4, 64, 256, 512, 512))
+        site.models[file.name] = file
+        wheels = [f"/pyodide/{wheel.name}" for wheel in sorted(site.folder.glob("pyodide/*.whl"))]
+        given = {"text": test_gpu.PRELUDE + test_gpu.HOST_TIME, "wheels": wheels, "globals": {"name": file.name}}
+        try:
+            dispatches, alone, chained = site.call(page, test_gpu.PYTHON, given, ASK_SECONDS)
+        except (PageError, PageHung) as error:
+            raise PeerError(f"{engine}: {error}") from error
+    return {"dispatches": dispatches, "seconds": statistics.median(alone), "chained_seconds": statistics.median(chained)}
 
 
 def wllama_files() -> dict[str, bytes]:
@@ -319,8 +352,8 @@ def parser() -> argparse.ArgumentParser:
         return Path(text).resolve()
 
     p = argparse.ArgumentParser(description="Compare the speed of wasmrt in a page with wllama's and with its own outside.")
-    p.add_argument("file", type=file, metavar="FILE.gguf")
-    p.add_argument("--browser", choices=ENGINES, default="chromium", help="default: chromium")
+    p.add_argument("file", type=file, nargs="?", metavar="FILE.gguf")
+    p.add_argument("--browser", choices=ENGINES, default=ENGINE, help=f"default: {ENGINE}")
     p.add_argument("--threads", type=whole(1), default=os.cpu_count() or 1, metavar="N", help="of each (default: all cores)")
     p.add_argument("--prompt", type=whole(2), default=128, metavar="N", help="tokens of the prompt (default: 128)")
     p.add_argument("--tokens", type=whole(2), default=32, metavar="N", help="tokens to generate (default: 32)")
@@ -329,21 +362,31 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--native", action="store_true", help="also wasmrt outside of the browser")
     p.add_argument("--device", default="cpu", metavar="D", help="of wasmrt (default: cpu)")
     p.add_argument("--most-others", type=float, default=math.inf, metavar="C", help="cores that others may take in a round")
+    p.add_argument("--gpu-overhead", action="store_true", help="instead: what is not the GPU's of a token with WebGPU")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if args.file is None and not args.gpu_overhead:
+        p.error("a FILE.gguf is needed")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the browser would outlive us
     try:
-        result = measure(args)
+        result = gpu_overhead(args.browser) if args.gpu_overhead else measure(args)
     except PeerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(result) if args.json else table(result), end="\n" if args.json else "")
+    if args.json:
+        print(json.dumps(result))
+    elif args.gpu_overhead:
+        one, many = (f"{1e3 * result[name]:.2f} ms" for name in ("seconds", "chained_seconds"))
+        print(f"{args.browser}: {result['dispatches']:.0f} dispatches a token, encoded in {one}; as one of a chain in {many}")
+    else:
+        print(table(result), end="")
     return 0
 
 
