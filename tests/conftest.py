@@ -93,7 +93,8 @@ def reference_dir() -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist names the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests go to one worker, and so do all of one browser engine: there are not more browsers than workers."""
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        item.add_marker(pytest.mark.xdist_group(parameters.get("browser", item.path.name)))
+    """A file's tests go to one worker, and so do all of one browser engine, one after another: each is started once."""
+    engines = {item: item.callspec.params.get("browser", "") if hasattr(item, "callspec") else "" for item in items}
+    for item, engine in engines.items():
+        item.add_marker(pytest.mark.xdist_group(engine or item.path.name))
+    items.sort(key=lambda item: engines[item])

@@ -124,17 +124,28 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
-@pytest.fixture(scope="session", params=ENGINES)
-def browser(request: pytest.FixtureRequest, site: Site) -> Iterator[Engine]:
-    """Each engine in turn; one that is not installed is a visible skip. Tests of some engines only name them:
-    @pytest.mark.parametrize("browser", ["chromium"], indirect=True)."""
+@pytest.fixture(scope="session")
+def engines(site: Site) -> Iterator[dict[str, Engine]]:
+    """All three, by name; none runs before it is wanted."""
+    engines = {name: Engine(name, site) for name in ENGINES}
+    try:
+        yield engines
+    finally:
+        for engine in engines.values():
+            engine.close_browser()
+
+
+# Not of the session: pytest would end a browser wherever the parameter's index changes, also between tests of one engine.
+@pytest.fixture(params=ENGINES)
+def browser(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine:
+    """Each engine in turn, one running at a time; one that is not installed is a visible skip. Tests of some engines only name
+    them: @pytest.mark.parametrize("browser", ["chromium"], indirect=True)."""
     if why := missing(request.param):
         skip_or_fail(request.param, why)
-    engine = Engine(request.param, site)
-    try:
-        yield engine
-    finally:
-        engine.close_browser()
+    for name, engine in engines.items():
+        if name != request.param:
+            engine.close_browser()
+    return engines[request.param]
 
 
 @pytest.fixture
