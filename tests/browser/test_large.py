@@ -97,6 +97,19 @@ def test_tensors_past_4_gib_of_a_file(kept_page, site: Site, near, want, tmp_pat
 
 
 @chromium
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not sparse there unless asked: this one has 4 GiB")
+def test_what_lies_past_4_gib_is_kept_on_disk(page, site: Site, near, want, tmp_path):
+    """The second time no weights are asked for."""
+    site.models["far.gguf"] = write_far(near, tmp_path / "far.gguf")
+    for times in range(2):
+        before = len(site.requests)
+        found = page.run(OPEN, prompt=PROMPT, n=N_TOKENS, options={"context": 64, "cache": True})
+        assert found["tokens"] == want
+        ranges = [asked for _, path, asked in site.requests[before:] if path == "/models/far.gguf"]
+        assert len(ranges) <= 1 if times else len(ranges) > 1, ranges
+
+
+@chromium
 @pytest.mark.parametrize("threads", [1, 2])
 def test_weights_past_4_gib_of_memory(kept_page, site: Site, near, want, threads):
     """The cache comes before the weights in memory, and takes addresses beyond 32 bits."""
