@@ -97,6 +97,8 @@ class Page:
     async def _do(self, message: dict[str, Any], ref: Any) -> "tuple[Any, memoryview[Any] | None]":
         """The answer, and numbers that go with it."""
         what, options = message["do"], message.get("options", {})
+        if isinstance(options.get("seed"), str):
+            options["seed"] = int(options["seed"])  # JavaScript's numbers end at 2**53
         if what == "open":
             return await self._open(message["id"], message.get("ref") if ref is None else ref, options), None
         if what == "close":

@@ -68,9 +68,15 @@ async function start() {
   const Page = pyodide.pyimport("wasmrt.page").Page;
   const page = Page(post);
   handle = ({ ref, ...message }) => {
-    const named = typeof ref === "string" ? { ...message, ref } : message;
+    let text;
     try {
-      page.handle(JSON.stringify(named), typeof ref === "string" ? undefined : ref);
+      text = JSON.stringify(typeof ref === "string" ? { ...message, ref } : message);
+    } catch (error) {
+      self.postMessage({ id: message.id, error: { kind: "TypeError", message: error.message } });
+      return;
+    }
+    try {
+      page.handle(text, typeof ref === "string" ? undefined : ref);
     } catch (error) {
       fatal(error); // requests' own failures are answered: this is Python's end
     }

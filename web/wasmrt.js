@@ -116,9 +116,12 @@ class Engine {
   ask(message, heard = () => {}) {
     const id = ++this.#lastId;
     if (this.#stopped) return { id, answer: Promise.reject(this.#stopped) };
-    const answer = new Promise((resolve, reject) => this.#requests.set(id, { resolve, reject, heard }));
-    this.tell({ id, ...message });
-    return { id, answer };
+    try {
+      this.tell({ id, ...message });
+    } catch (error) {
+      return { id, answer: Promise.reject(new WasmrtError("TypeError", error.message)) }; // what cannot be sent
+    }
+    return { id, answer: new Promise((resolve, reject) => this.#requests.set(id, { resolve, reject, heard })) };
   }
 
   /** The same, but broken off when the signal says so: then at once, whatever the engine is doing. */
@@ -209,13 +212,14 @@ class Engine {
  */
 export async function open(ref, { onprogress, onnote, signal, ...options } = {}) {
   signal?.throwIfAborted();
+  const model = located(ref);
   const engine = Engine.take();
   if (options.device === "cpu:plain") engine.expectSilence();
   const heard = (message) => {
     if (message.progress) onprogress?.(...message.progress);
     if (message.note !== undefined) (onnote ?? ((text) => console.warn(`wasmrt: ${text}`)))(message.note);
   };
-  const { id, answer } = engine.ask({ do: "open", ref: located(ref), options: forPython(options) }, heard);
+  const { id, answer } = engine.ask({ do: "open", ref: model, options: forPython(options) }, heard);
   const opened = answer.then((facts) => {
     engine.listen(id, heard);
     return new Model(engine, id, facts);
@@ -274,7 +278,7 @@ export class Model {
   }
 
   #text(message, { signal, seed, ...options }) {
-    if (seed !== undefined && seed !== null) options.seed = seed;
+    if (seed !== undefined && seed !== null) options.seed = typeof seed === "bigint" ? String(seed) : seed;
     return new Generation(this.#engine, () => this.#request(message, forPython(options)), signal);
   }
 

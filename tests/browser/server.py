@@ -41,7 +41,7 @@ CORS = {
     "Access-Control-Expose-Headers": "Content-Range, Content-Length, ETag, Accept-Ranges",
 }
 CSP = ("default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
-       "connect-src 'self' http://127.0.0.1:*; base-uri 'none'; form-action 'none'")
+       "connect-src 'self' http://127.0.0.1:*; frame-src 'self'; base-uri 'none'; form-action 'none'")
 
 mimetypes.add_type("application/wasm", ".wasm")
 mimetypes.add_type("text/javascript", ".mjs")

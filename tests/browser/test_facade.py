@@ -1,0 +1,336 @@
+"""web/wasmrt.js as a page uses it: everything that it can be asked, broken off at every place, and nothing left behind."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import wasmrt
+from tests.browser.conftest import Page
+from tests.browser.server import CORS, PageError, Site
+from tests.range_server import RangeServer
+from wasmrt.resources import demo_model
+from wasmrt.sync import SyncModel
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+PROMPT = "Once upon a time"
+LONG = {"Cross-Origin-Resource-Policy": "cross-origin"}
+
+# What every snippet begins with. `alive` counts the workers that were started and not ended, of the page itself.
+HEAD = """
+import { open, WasmrtError } from "/wasmrt.js";
+
+if (!globalThis.workers) {
+  globalThis.workers = new Set();
+  const Plain = globalThis.Worker;
+  globalThis.Worker = class extends Plain {
+    constructor(...how) { super(...how); globalThis.workers.add(this); }
+    terminate() { globalThis.workers.delete(this); super.terminate(); }
+  };
+}
+const DEMO = "/models/demo.gguf";
+const PROMPT = "Once upon a time";
+async function refused(promise) {
+  try { await promise; } catch (error) { return [error.name, error.kind ?? null, error.message]; }
+  return null;
+}
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+async function write(model, options) {
+  const text = model.generate(PROMPT, options);
+  const pieces = [];
+  for await (const piece of text) pieces.push(piece);
+  return { pieces, text: text.text, tokens: text.tokens, stats: text.stats };
+}
+"""
+
+
+def run(page: Page, body: str, **args):
+    return page.run(f"{HEAD}\nexport default async function (args, {{ note }}) {{\n{body}\n}}", **args)
+
+
+@pytest.fixture(autouse=True)
+def _demo(site: Site) -> None:
+    site.models["demo.gguf"] = demo_model()
+
+
+@pytest.fixture(scope="module")
+def native() -> Iterator[SyncModel]:
+    with wasmrt.load(device="cpu") as model:
+        yield model
+
+
+@pytest.fixture
+def slow() -> Iterator[RangeServer]:
+    """The demo model, which takes half a minute to arrive."""
+    with RangeServer(demo_model()) as server:
+        server.headers.update(CORS | LONG)
+        server.bytes_per_second = demo_model().stat().st_size / 30
+        yield server
+
+
+def test_everything_that_a_model_can_be_asked(kept_page, native):
+    got = run(kept_page, """
+        const progress = [];
+        const model = await open(DEMO, { device: "cpu", threads: 1, context: 300, onprogress: (...n) => progress.push(n) });
+        await model.loaded();
+        const ids = await model.tokenize(PROMPT, { addBos: true });
+        const written = await write(model, { maxTokens: 30 });
+        const drawn = await write(model, { maxTokens: 20, temperature: 0.9, topK: 50, topP: 0.9, minP: 0.01, seed: 7 });
+        const chat = model.chat([{ role: "user", content: "Hi" }], { maxTokens: 8 });
+        for await (const piece of chat);
+        const logits = await model.logits(ids);
+        const stats = await model.stats();
+        const { config, plan, name } = model;
+        await model.lowerMemory(plan.budget - 1);
+        const later = { budget: model.plan.budget, written: (await write(model, { maxTokens: 30 })).text };
+        await Promise.all([model.close(), model.close()]);
+        const closed = await refused(model.tokenize("x"));
+        const back = await refused(model.generate(PROMPT).next());
+        return { progress, ids, written, drawn, chat: chat.text, logits, stats, config, plan, name, closed, back, later,
+                 alive: workers.size };
+    """)  # fmt: skip
+    ids = native.tokenize(PROMPT, add_bos=True)
+    greedy = native.generate(PROMPT, max_tokens=30)
+    drawn = native.generate(PROMPT, max_tokens=20, temperature=0.9, top_k=50, top_p=0.9, min_p=0.01, seed=7)
+    pieces = list(greedy)
+    assert got["ids"] == ids
+    assert got["written"]["pieces"] == pieces
+    assert got["written"]["text"] == greedy.text
+    assert got["written"]["tokens"] == greedy.tokens
+    assert got["written"]["stats"]["finish"] == "length"
+    assert got["drawn"]["text"] == "".join(drawn)
+    assert got["chat"] == "".join(native.chat([{"role": "user", "content": "Hi"}], max_tokens=8))
+    assert got["logits"].tobytes() == np.asarray(native.logits(ids)).tobytes()
+    assert got["config"] == json.loads(json.dumps(native.config.as_dict()))
+    assert got["plan"]["context"] == 300
+    assert got["later"] == {"budget": got["plan"]["budget"] - 1, "written": greedy.text}
+    assert got["stats"]["threads"] == 1
+    assert got["name"].endswith("/models/demo.gguf")
+    assert got["progress"][-1] == [got["plan"]["weight_bytes"]] * 2
+    assert got["closed"][1] == got["back"][1] == "DeviceError"
+    assert got["alive"] == 0
+
+
+def test_models_of_a_page_share_a_worker_that_ends_with_the_last(kept_page, native):
+    got = run(kept_page, """
+        const models = await Promise.all([open(DEMO, { device: "cpu" }), open(DEMO, { device: "cpu:plain" })]);
+        const during = workers.size;
+        const texts = await Promise.all(models.map((model) => write(model, { maxTokens: 12 })));
+        await models[0].close();
+        const one = workers.size;
+        const again = await write(models[1], { maxTokens: 12 });
+        await models[1].close();
+        return { during, one, after: workers.size, texts: [...texts, again].map(({ text }) => text) };
+    """)
+    text = "".join(native.generate(PROMPT, max_tokens=12))
+    assert got == {"during": 1, "one": 1, "after": 0, "texts": [text] * 3}
+
+
+def test_a_file_a_blob_and_bytes_are_models(kept_page, native):
+    got = run(kept_page, """
+        const blob = await (await fetch(DEMO)).blob();
+        const texts = [], names = [];
+        for (const ref of [new File([blob], "story.gguf"), blob, await blob.arrayBuffer(), new URL(DEMO, location.href)]) {
+          const model = await open(ref, { device: "cpu" });
+          texts.push((await write(model, { maxTokens: 5 })).text);
+          names.push(model.name);
+          await model.close();
+        }
+        return { texts, names };
+    """)
+    assert got["texts"] == ["".join(native.generate(PROMPT, max_tokens=5))] * 4
+    assert got["names"][0] == "story.gguf"
+
+
+def test_a_text_can_be_left_stopped_and_broken_off(kept_page, native):
+    got = run(kept_page, """
+        const model = await open(DEMO, { device: "cpu" });
+        const left = model.generate(PROMPT, { maxTokens: null });
+        for await (const piece of left) if (left.text.length > 20) break;
+
+        const stopped = model.generate(PROMPT, { maxTokens: null });
+        for await (const piece of stopped) if (stopped.text.length > 20) stopped.stop();
+
+        const abort = new AbortController();
+        const broken = model.generate(PROMPT, { maxTokens: null, signal: abort.signal });
+        const error = await refused((async () => {
+          for await (const piece of broken) if (broken.text.length > 20) abort.abort();
+        })());
+        const before = await refused(model.generate(PROMPT, { signal: abort.signal }).next());
+        const asked = await refused(model.logits([1, 2], { signal: abort.signal }));
+        const unread = model.generate(PROMPT);
+        await unread.stop();
+        const end = await unread.next();
+        const text = (await write(model, { maxTokens: 12 })).text;
+        await model.close();
+        return { left: left.stats.finish, stopped: stopped.stats.finish, error, before, asked, end, text };
+    """)
+    assert got["left"] == got["stopped"] == "closed"
+    assert got["error"][0] == got["before"][0] == got["asked"][0] == "AbortError"
+    assert got["end"]["done"] is True
+    assert got["text"] == "".join(native.generate(PROMPT, max_tokens=12))
+
+
+def test_a_reader_that_is_slow_gets_all_of_it(kept_page, native):
+    got = run(kept_page, """
+        const model = await open(DEMO, { device: "cpu" });
+        const text = model.generate(PROMPT, { maxTokens: 60 });
+        let n = 0;
+        for await (const piece of text) if (n++ % 10 === 0) await sleep(100);
+        await model.close();
+        return { text: text.text, tokens: text.tokens };
+    """)
+    wanted = native.generate(PROMPT, max_tokens=60)
+    assert got == {"text": "".join(wanted), "tokens": wanted.tokens}
+
+
+@pytest.mark.parametrize("when", ["at once", "while it starts", "while weights come"])
+def test_opening_can_be_broken_off(kept_page, slow, when):
+    """At once for the page; and then nothing of it is left."""
+    got = run(kept_page, """
+        const abort = new AbortController();
+        let opening;
+        if (args.when === "at once") abort.abort();
+        if (args.when === "while weights come") {
+          // One that is open keeps the worker: what is broken off has to go by itself.
+          const other = await open(DEMO, { device: "cpu" });
+          const model = await open(args.url, { device: "cpu", cache: false });
+          const text = refused(model.generate(PROMPT).next());
+          await sleep(500);
+          const started = performance.now();
+          await model.close();
+          const seconds = (performance.now() - started) / 1000;
+          const ended = await text;
+          const fine = (await write(other, { maxTokens: 3 })).tokens.length;
+          await other.close();
+          return { ended, seconds, fine, alive: workers.size };
+        }
+        const started = performance.now();
+        setTimeout(() => abort.abort(), 50);
+        const ended = await refused(open(args.url, { device: "cpu", cache: false, signal: abort.signal }));
+        const seconds = (performance.now() - started) / 1000;
+        for (let i = 0; i < 300 && workers.size; i++) await sleep(100);
+        return { ended, seconds, fine: 3, alive: workers.size };
+    """, when=when, url=slow.url)  # fmt: skip
+    assert got["ended"][0] == "AbortError" or got["ended"][1] == "AbortError"
+    assert got["seconds"] < 15  # seen: 0.1; the model takes 30
+    assert got["fine"] == 3
+    assert got["alive"] == 0
+
+
+@pytest.mark.parametrize(
+    ("ref", "options", "kind"),
+    [
+        ("/models/none.gguf", {}, "SourceError"),
+        ("/remote/remote.html", {}, "FormatError"),
+        ("/models/demo.gguf", {"memory": "1MiB"}, "BudgetError"),
+        ("/models/demo.gguf", {"memory": "lots"}, "ValueError"),
+        ("/models/demo.gguf", {"device": "tpu"}, "DeviceError"),
+        ("/models/demo.gguf", {"speed": 11}, "TypeError"),
+        (7, {}, "TypeError"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_by_kind(kept_page, ref, options, kind):
+    got = run(kept_page, "return [await refused(open(args.ref, args.options)), workers.size]", ref=ref, options=options)
+    assert got[0][:2] == ["WasmrtError", kind]
+    assert "\n" not in got[0][2]
+    assert got[1] == 0
+
+
+def test_arguments_out_of_range_are_told_by_kind(kept_page, native):
+    got = run(kept_page, """
+        const model = await open(DEMO, { device: "cpu", context: 32 });
+        const kinds = [];
+        for (const attempt of [
+          () => model.generate(PROMPT.repeat(100)).next(),
+          () => model.generate(PROMPT, { topP: 7 }).next(),
+          () => model.generate(PROMPT, { seed: 2n ** 64n }).next(),
+          () => model.generate(PROMPT, { topK: () => 7 }).next(),
+          () => model.chat([{ role: "user", content: 7n }]).next(),
+          () => model.detokenize([1e9]),
+          () => model.logits([]),
+          () => model.lowerMemory("1PiB"),
+        ]) kinds.push((await refused(attempt()))[1]);
+        const seeded = (await write(model, { temperature: 1, seed: 2n ** 64n - 1n, maxTokens: 4 })).tokens;
+        await model.close();
+        return { kinds, seeded };
+    """)
+    kinds = ["ContextFull", "ValueError", "ValueError", "TypeError", "TypeError", "ValueError", "ValueError", "ValueError"]
+    assert got["kinds"] == kinds
+    wanted = native.generate(PROMPT, temperature=1.0, seed=2**64 - 1, max_tokens=4)
+    assert "".join(wanted)
+    assert got["seeded"] == wanted.tokens
+
+
+def test_an_engine_that_ends_is_told_and_can_be_started_again(page, native):
+    """Whoever waits gets the error within a moment, whatever it waits for."""
+    got = run(page, """
+        const model = await open(DEMO, { device: "cpu" });
+        const text = model.generate(PROMPT, { maxTokens: null });
+        await text.next();
+        const reading = (async () => { for await (const piece of text); })();
+        const asking = model.logits(Array(200).fill(1));
+        for (const worker of workers) Object.getPrototypeOf(Object.getPrototypeOf(worker)).terminate.call(worker);
+        workers.clear();
+        const started = performance.now();
+        const errors = [await refused(reading), await refused(asking), await refused(model.stats())];
+        const seconds = (performance.now() - started) / 1000;
+        await model.close();
+        const other = await open(DEMO, { device: "cpu" });
+        const written = await write(other, { maxTokens: 4 });
+        await other.close();
+        return { errors, seconds, text: written.text };
+    """)
+    assert [kind for _, kind, _ in got["errors"]] == ["EngineStopped"] * 3
+    assert got["seconds"] < 10  # seen: 0.1
+    assert got["text"] == "".join(native.generate(PROMPT, max_tokens=4))
+
+
+@pytest.mark.parametrize("path", ["/engine-worker.js", "/pyodide/pyodide.mjs"])
+def test_an_engine_that_does_not_start_is_told(kept_page, site, path):
+    site.files[path] = b"throw new Error('broken');"
+    try:
+        got = run(kept_page, "return [await refused(open(DEMO)), workers.size]")
+    finally:
+        del site.files[path]
+    assert got[0][1] == "EngineStopped"
+    assert got[1] == 0
+
+
+def test_the_page_opens_writes_and_stops(page):
+    """index.html itself, in a frame, by its buttons."""
+    got = run(page, """
+        const frame = Object.assign(document.createElement("iframe"), { src: "/index.html?model=/models/demo.gguf" });
+        document.documentElement.append(frame);
+        await new Promise((resolve) => (frame.onload = resolve));
+        const $ = (id) => frame.contentDocument.getElementById(id);
+        const until = async (holds) => { while (!holds()) { note($("state").textContent); await sleep(100); } };
+        await until(() => $("url").value);
+        $("device").value = "cpu";
+        $("load").click();
+        await until(() => $("state").textContent === "ready");
+        $("tokens").value = 12;
+        $("go").click();
+        await until(() => /tokens .length/.test($("state").textContent));
+        const text = $("text").textContent;
+        $("tokens").value = 5000;
+        $("go").click();
+        await until(() => $("text").textContent.length > 60);
+        $("stop").click();
+        await until(() => /closed/.test($("state").textContent));
+        const state = $("state").textContent;
+        $("close").click();
+        await until(() => $("state").textContent === "closed");
+        return { text, state, notes: $("notes").textContent };
+    """)
+    assert got["text"].startswith("Once upon a time, a ")
+    assert "weights in memory" in got["notes"]
+    assert [event for event in page.events if event.kind in ("csp", "error", "unhandledrejection")] == []
+
+
+def test_errors_reach_who_does_not_expect_them(kept_page):
+    with pytest.raises(PageError) as caught:
+        run(kept_page, """await open("/models/none.gguf");""")
+    assert caught.value.kind == "SourceError"
