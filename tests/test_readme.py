@@ -36,7 +36,8 @@ def test_the_first_commands_are_make_demo_and_make_test():
     """CI runs both; here, that the README opens with them and the Makefile has them."""
     first = [line.split("#")[0].strip() for line in blocks("sh")[0].splitlines()]
     assert first == ["make demo", "make test"]
-    for target in ("demo", "test"):
+    assert "make web " in blocks("sh")[2]
+    for target in ("demo", "test", "web"):
         assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0
 
 
