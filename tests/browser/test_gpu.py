@@ -187,6 +187,7 @@ def test_a_browser_without_webgpu_says_so(page):
     const { find } = await import("/gpu.js");
     return await find();
     """)
+    page.close()  # others would keep it
     assert got == {"adapters": [], "why": "this browser has no WebGPU (navigator.gpu is missing)"}
 
 
