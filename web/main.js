@@ -98,4 +98,4 @@ $("write").onsubmit = async (event) => {
 
 $("stop").onclick = () => text?.stop();
 
-$("url").value = new URLSearchParams(location.search).get("model") ?? "";
+$("url").value = new URLSearchParams(location.search).get("model") ?? $("url").value;
