@@ -5,8 +5,8 @@
 // To it:
 //   {type: "open", url, cache, limits}     first, and once. cache: whether to keep what is read (OPFS); limits: see LIMITS
 //   {type: "open", file, name, limits}     ... or a File or Blob
-//   {type: "memory", key, memory}          a shared WebAssembly.Memory, which later reads name by its key
-//   {type: "read", id, offset, n, demand, key, address}    bytes offset to offset + n go to address; key null: they come back
+//   {type: "read", id, offset, n, demand, buffer, address}    bytes offset to offset + n go to `address` in `buffer`, which is
+//                                          shared; buffer null: they come back
 //   {type: "hurry", id}                    somebody waits for this read now
 //   {type: "cancel", id}                   nobody does any more
 //   {type: "ping"}, {type: "stats"}, {type: "close"}
@@ -15,8 +15,8 @@
 //   {type: "opened", name, size, etag, lastModified, exposed, cache}    exposed: whether each part's place in the file can be
 //                                          checked (else only its length); cache: {state, why}, see STATES
 //   {type: "error", error}                 instead of "opened". error: {kind, message, transient}
-//   {type: "end", id, buffer, error}       exactly one for each read; nothing writes for it any more. buffer: where it had no
-//                                          key; error: if it failed, of kind "Cancelled" if it was cancelled
+//   {type: "end", id, buffer, error}       exactly one for each read; nothing writes for it any more. buffer: where it had
+//                                          none; error: if it failed, of kind "Cancelled" if it was cancelled
 //   {type: "cache", state, why}            has changed
 //   {type: "pong"}, {type: "stats", ...}, {type: "closed"}
 //   {type: "list", models: [{key, name, url, size, present, whole}]}, {type: "removed", error}    present: bytes of it
@@ -52,8 +52,6 @@ const BUSY = new Set([408, 425, 429]); // and 500 to 599
 let limits = LIMITS;
 let source = null; // a WebFile or a LocalFile
 let cache = null; // a Cache of what `source` gives
-let closed = false;
-const memories = new Map();
 // Bytes by where they came from, and what the disk cost.
 const counts = { network: 0, file: 0, disk: 0, requests: 0, retries: 0, reads: 0, kept: 0, writeMs: 0, flushMs: 0, slowestMs: 0 };
 
@@ -225,20 +223,46 @@ class Request {
     }
   }
 
-  /** Hand the body on chunk by chunk, each before the next is asked for. Throws Trouble unless it has n bytes. */
-  async body(answer, n, take) {
-    let left = n;
-    const reader = answer.body.getReader();
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) break;
+  /** See `drain`. */
+  body(answer, n, take) {
+    return drain(readerOf(answer.body), n, (chunk, lent) => {
       this.last = performance.now();
-      left -= value.length;
-      if (left < 0) throw new TooLong(`the answer has more than the ${n} bytes that were asked for`);
-      take(value);
-    }
-    if (left > 0) throw new Trouble(`the answer ended ${left} bytes early`);
+      take(chunk, lent);
+    });
   }
+}
+
+// Buffers that streams are read into, to be used again: in Chromium that is twice as fast as a new one for each chunk.
+const CHUNK_BYTES = 512 << 10;
+const spare = [];
+
+/** A stream's reader, and whether it fills our buffers: not every browser's does. */
+function readerOf(stream) {
+  try {
+    return [stream.getReader({ mode: "byob" }), true];
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    return [stream.getReader(), false];
+  }
+}
+
+/**
+ * Hand on what a reader gives chunk by chunk; take(chunk, lent): a lent one is overwritten by the next. Throws Trouble unless it
+ * has n bytes.
+ */
+async function drain([reader, lent], n, take) {
+  let left = n;
+  let buffer = lent ? (spare.pop() ?? new ArrayBuffer(CHUNK_BYTES)) : null;
+  for (;;) {
+    const { done, value } = await (lent ? reader.read(new Uint8Array(buffer)) : reader.read());
+    buffer = lent ? value?.buffer : null;
+    if (done) break;
+    left -= value.length;
+    if (left < 0) throw new TooLong(`the answer has more than the ${n} bytes that were asked for`);
+    take(value, lent);
+  }
+  if (buffer) spare.push(buffer);
+  if (left > 0) throw new Trouble(`the answer ended ${left} bytes early`);
 }
 
 const rangeHeader = (start, end) => ({ headers: { Range: `bytes=${start}-${end - 1}` } });
@@ -359,10 +383,10 @@ class WebFile {
         const init = { ...rangeHeader(begun, end), priority: part.demand ? "high" : "low" };
         await request.run(place.url, init, (answer) => {
           checkPart(answer, this.identity, place.exposed, begun, end);
-          return request.body(answer, end - begun, (chunk) => {
+          return request.body(answer, end - begun, (chunk, lent) => {
             if (part.over) return;
             part.put(at, chunk);
-            if (cache?.writable) chunks.push(chunk);
+            if (cache?.writable) chunks.push(lent ? chunk.slice() : chunk);
             at += chunk.length;
           });
         });
@@ -498,18 +522,23 @@ class LocalFile {
   async open() {}
 
   async readInto(part, start, end) {
-    let bytes;
+    const reading = readerOf(this.file.slice(start, end).stream());
+    part.request = { stop: () => reading[0].cancel().catch(() => {}) }; // it is over: that it failed, too, tells nothing
+    let at = start;
     try {
-      bytes = new Uint8Array(await this.file.slice(start, end).arrayBuffer());
+      await drain(reading, end - start, (chunk) => {
+        if (part.over) return;
+        part.put(at, chunk);
+        at += chunk.length;
+      });
     } catch (error) {
-      throw new SourceError(`cannot read '${this.name}': ${oneLine(error)} (${error.name}); it may have changed; choose it again`);
+      if (part.over) return;
+      const why = error instanceof Trouble ? `it had ${this.file.size} bytes when it was chosen and has fewer now` : oneLine(error);
+      throw new SourceError(`cannot read '${this.name}': ${why}; it may have changed: choose it again`);
+    } finally {
+      part.request = null;
+      counts.file += at - start;
     }
-    if (bytes.length !== end - start) {
-      throw new SourceError(`'${this.name}' had ${this.file.size} bytes when it was chosen and has fewer now; choose it again`);
-    }
-    if (part.over) return;
-    counts.file += bytes.length;
-    part.put(start, bytes);
   }
 }
 
@@ -604,7 +633,7 @@ function decodeSlot(bytes) {
   const text = new TextDecoder().decode(bytes.subarray(0, end));
   if (parseInt(text.slice(0, 8), 16) !== crc32(bytes.subarray(8, end))) return null;
   const map = JSON.parse(text.slice(8));
-  return map.format === MAP_FORMAT ? map : null;
+  return map.format === MAP_FORMAT ? map : null; // what our own CRC-32 is on has the form that we gave it
 }
 
 /** The newest slot that is whole. */
@@ -675,7 +704,9 @@ async function lock(handle, mode) {
  * file. The map never says more than the disk has: it is written after the bytes were flushed.
  */
 class Cache {
-  constructor(data, map, found, writable) {
+  constructor(folder, key, data, map, found, writable) {
+    this.folder = folder;
+    this.key = key;
     this.data = data;
     this.map = map; // null if all is there
     this.found = found; // the map's other fields
@@ -687,6 +718,7 @@ class Cache {
     this.unsaved = 0;
     this.saver = 0;
     this.buffer = null;
+    this.lost = false;
   }
 
   has(at) {
@@ -758,7 +790,7 @@ class Cache {
   write(ms) {
     const begun = performance.now();
     let n = 0;
-    for (; n < this.backlog.length && performance.now() < begun + ms; n++) {
+    for (; this.writable && n < this.backlog.length && performance.now() < begun + ms; n++) {
       const { at, chunk } = this.backlog[n];
       this.backlogBytes -= chunk.length;
       if (!this.writeAt(at, chunk)) break;
@@ -817,6 +849,7 @@ class Cache {
   lose(why) {
     this.present = new Intervals();
     this.writable = false;
+    this.lost = true;
     this.tell("lost", `what was kept cannot be read: ${why}`);
   }
 
@@ -824,15 +857,16 @@ class Cache {
     postMessage({ type: "cache", state, why });
   }
 
-  close() {
+  async close() {
     try {
       if (this.writable) this.write(Infinity);
       if (this.unsaved) this.save();
+      this.data.close();
+      this.map?.close();
+      if (this.lost) await remove(this.folder, this.key); // or the next one would believe its map
     } catch {
       // What is not saved is fetched again: nobody is left to tell.
     }
-    this.data.close();
-    this.map?.close();
   }
 }
 
@@ -858,7 +892,7 @@ async function openCached(file) {
       if (now) file.settle({ ...now, head: file.head });
       else [file.identity, file.exposed] = [pick(found), found.exposed];
       try {
-        cache = new Cache(await lock(await fileOf(folder, `${key}.gguf`), "read-only"), null, found, false);
+        cache = new Cache(folder, key, await lock(await fileOf(folder, `${key}.gguf`), "read-only"), null, found, false);
         return { state: "whole", why: now ? "" : "its server cannot be reached" };
       } catch (error) {
         if (!now) throw new SourceError(`the copy of '${file.name}' cannot be read: ${oneLine(error)}; close other tabs`, true);
@@ -872,7 +906,7 @@ async function openCached(file) {
   try {
     cache = await openForWriting(folder, key, file);
   } catch (error) {
-    if (error.name === "NoModificationAllowedError") return { state: "busy", why: "another tab uses this copy" };
+    if (error.name === "NoModificationAllowedError") return { state: "busy", why: "it is in use, perhaps by another tab" };
     await remove(folder, key).catch(() => {}); // of what cannot be used nothing needs to stay; that it does not go is no worse
     return { state: "none", why: oneLine(error) };
   }
@@ -905,14 +939,14 @@ async function openForWriting(folder, key, file) {
     const identity = pick(file.identity);
     const ends = found?.present.map((range) => range[1]) ?? [];
     if (found && !difference(found, identity) && Math.max(0, ...ends) <= data.getSize()) {
-      return new Cache(data, map, { ...found, present: new Intervals(found.present) }, true);
+      return new Cache(folder, key, data, map, { ...found, present: new Intervals(found.present) }, true);
     }
     map.truncate(0); // first: a map must not speak of what is no longer there
     map.truncate(2 * SLOT_BYTES);
     map.flush();
     data.truncate(0);
     const fields = { format: MAP_FORMAT, sequence: 0, url: file.name, ...identity, exposed: file.exposed };
-    return new Cache(data, map, { ...fields, present: new Intervals() }, true);
+    return new Cache(folder, key, data, map, { ...fields, present: new Intervals() }, true);
   } catch (error) {
     data.close();
     map?.close();
@@ -1003,16 +1037,11 @@ class Part {
 }
 
 function begin(message) {
-  const { id, offset, n, demand, key, address } = message;
-  const read = { id, demand, over: false, parts: [], left: 0, buffer: null };
+  const { id, offset, n, demand, address } = message;
+  const read = { id, demand, over: false, parts: [], left: 0, buffer: message.buffer ? null : new ArrayBuffer(n) };
   reads.set(id, read);
   counts.reads += 1;
-  if (!source || closed) return end(read, new SourceError("the file is closed; open it again to read from it"));
-  const memory = memories.get(key);
-  if (key !== null && !memory) return end(read, new SourceError("the memory to read into is unknown to the prefetch worker"));
-  if (!memory) read.buffer = new ArrayBuffer(n);
-  // The memory may have grown since it was posted: its buffer is looked up for each read.
-  const [buffer, base] = memory ? [memory.buffer, address] : [read.buffer, 0];
+  const [buffer, base] = message.buffer ? [message.buffer, address] : [read.buffer, 0];
   for (let at = 0; at < n; at += PART_BYTES) {
     const view = new Uint8Array(buffer, base + at, Math.min(PART_BYTES, n - at));
     read.parts.push(new Part(read, offset + at, view));
@@ -1102,11 +1131,9 @@ function checkedUrl(text) {
   return url.href;
 }
 
-function close() {
-  closed = true;
+async function close() {
   for (const read of [...reads.values()]) end(read, new SourceError(`'${source?.name}' was closed; open it again`));
-  cache?.close();
-  memories.clear();
+  await cache?.close();
   postMessage({ type: "closed" });
   self.close();
 }
@@ -1125,7 +1152,6 @@ const handlers = {
   open,
   close,
   read: begin,
-  memory: ({ key, memory }) => memories.set(key, memory),
   hurry: ({ id }) => reads.has(id) && hurry(reads.get(id)),
   cancel: ({ id }) => {
     if (!reads.has(id)) return; // it has ended, and said so

@@ -50,9 +50,9 @@ export class Source {
   #ready = false; // the worker has the file open
   #opening = null; // {resolve, reject} until the worker has said what it opened
   #reads = new Map(); // id -> what was asked for, and who waits
-  #memories = new Map(); // WebAssembly.Memory -> key
   #lastId = 0;
   #restarts = 0;
+  #mayRestart = true; // not again before a read has succeeded
   #missed = 0;
   #pinger = 0;
   #pingSeconds;
@@ -122,7 +122,7 @@ export class Source {
     if (this.#ready) this.#worker.postMessage({ type: "hurry", id });
   }
 
-  /** @returns {Promise<object>} bytes from network, file and cache so far, requests, retries */
+  /** @returns {Promise<object>} bytes from network, file and disk so far, requests, retries, what keeping cost */
   stats() {
     if (!this.#worker) return Promise.reject(this.#closedError());
     return new Promise((resolve, reject) => {
@@ -149,14 +149,13 @@ export class Source {
   }
 
   #ask(id, { offset, n, demand, address, memory, cancelled }) {
-    const key = memory?.shared ? this.#keyOf(memory.memory) : null;
-    this.#worker.postMessage({ type: "read", id, offset, n, demand, key, address });
+    const buffer = memory?.shared ? memory.memory.buffer : null;
+    this.#worker.postMessage({ type: "read", id, offset, n, demand, buffer, address });
     if (cancelled) this.#worker.postMessage({ type: "cancel", id });
   }
 
   /** Start a worker and let it open the file. */
   #begin() {
-    this.#memories.clear();
     this.#ready = false;
     return new Promise((resolve, reject) => {
       this.#opening = { resolve, reject };
@@ -169,6 +168,7 @@ export class Source {
         if (worker === this.#worker) this.#lost(event.message || "its script could not be loaded");
       };
       worker.postMessage(this.#message);
+      this.#watch();
     });
   }
 
@@ -184,6 +184,7 @@ export class Source {
     this.#stats = [];
     this.#opening = null;
     for (const { reject } of waiting) reject(error);
+    this.#closed?.();
   }
 
   #handle(data) {
@@ -210,7 +211,8 @@ export class Source {
   #opened({ name, size, etag, lastModified, exposed, cache }) {
     const { resolve, reject } = this.#opening;
     this.#opening = null;
-    if (this.#restarts && (size !== this.size || etag !== this.etag || lastModified !== this.lastModified)) {
+    const same = size === this.size && etag === this.etag && (etag || lastModified === this.lastModified);
+    if (this.#restarts && !same) {
       const message = `'${this.name}' changed while it was in use; open it again`;
       return reject(thrown({ kind: "SourceError", message, transient: false }));
     }
@@ -224,19 +226,12 @@ export class Source {
     this.#reads.delete(id);
     if (!read) return;
     if (error) return read.reject(thrown(error));
+    this.#mayRestart = true;
     if (!buffer) return read.resolve(null);
     const bytes = new Uint8Array(buffer);
     if (!read.memory) return read.resolve(bytes);
     read.memory.window(read.address, bytes.length).set(bytes);
     return read.resolve(null);
-  }
-
-  #keyOf(memory) {
-    if (!this.#memories.has(memory)) {
-      this.#memories.set(memory, this.#memories.size);
-      this.#worker.postMessage({ type: "memory", key: this.#memories.get(memory), memory });
-    }
-    return this.#memories.get(memory);
   }
 
   /** While reads are open, ask now and then whether the worker lives: that it was killed is told by no event. */
@@ -251,7 +246,7 @@ export class Source {
     }, this.#pingSeconds * 1000);
   }
 
-  /** The worker is gone. One new one is tried; what it reads again goes to the same places. */
+  /** The worker is gone. A new one is tried; what it reads again goes to the same places. */
   async #lost(why) {
     const opening = this.#opening;
     const error = thrown({
@@ -259,16 +254,15 @@ export class Source {
       message: `reading '${this.name}' failed: the prefetch worker stopped (${why}); open the model again`,
       transient: true,
     });
-    if (opening || this.#closing || this.#restarts > 0) return this.#end(error);
+    if (opening || this.#closing || !this.#mayRestart) return this.#end(error);
     this.#restarts += 1;
+    this.#mayRestart = false;
     this.#worker.terminate();
     clearTimeout(this.#pinger);
     [this.#pinger, this.#missed] = [0, 0];
     for (const { reject } of this.#stats.splice(0)) reject(error);
     try {
-      const begun = this.#begin();
-      this.#watch();
-      await begun;
+      await this.#begin();
     } catch (failure) {
       return this.#end(failure);
     }

@@ -224,9 +224,9 @@ def test_what_is_waited_for_comes_before_what_is_read_ahead(reader):
             await Promise.all(reads.map(({ id, done }) => done.then(() => order.push(id))));
             return order.map((id) => reads.findIndex((read) => read.id === id));"""
         )
-        # Five of those read ahead had begun; the others stand behind.
+        # Five of those read ahead had begun and share the link with them; the others stand behind.
         assert sorted(order) == list(range(17))
-        assert set(order[:7]) == {0, 1, 2, 3, 4, 15, 16}
+        assert max(order.index(15), order.index(16)) < 10
 
 
 # Opening
@@ -382,23 +382,23 @@ def test_answers_that_stay_wrong_end_in_an_error(reader, server, name):
 
 
 def test_a_read_goes_on_where_it_broke_off(reader, server):
+    reader.limits = FAST | {"progressBytes": 10_000}
     reader.opened(server.url)
     server.requests.clear()
+    server.bytes_per_second = 300_000                            # in pieces of 15 kB
     server.faults.extend([Fault(cut=30_000), Fault(status=503), Fault(hang=20_000), Fault(chunked=True, resize=5)])
     assert reader.read() == DATA[AT : AT + N]
     starts = [int(asked.removeprefix("bytes=").partition("-")[0]) - AT for asked in ranges(server)]
-    if reader.page.engine == "webkit":                           # forgets what had come when the connection broke
-        assert starts == sorted(starts)
-        assert starts[-1] >= 20_000
-    else:
-        assert starts == [0, 30_000, 30_000, 50_000, 50_000]
+    broke_off = starts[1]                                        # when it broke, browsers forget what was not yet taken
+    assert 15_000 <= broke_off <= 30_000
+    assert starts == [0, broke_off, broke_off, broke_off + 20_000, broke_off + 20_000]
 
 
 def test_progress_renews_the_patience(reader, server):
     reader.limits = FAST | {"progressBytes": 50_000}
     reader.opened(server.url)
     server.faults = lambda request: Fault(cut=150_000)
-    server.bytes_per_second = 250_000                            # or WebKitGTK forgets all of them
+    server.bytes_per_second = 250_000                            # or browsers forget all of them
     assert reader.read(AT, 700_000) == DATA[AT : AT + 700_000]
 
 
@@ -903,13 +903,19 @@ FileSystemSyncAccessHandle.prototype.read = function (data, { at }) {
     server.requests.clear()
     assert disk.read(1000, 1000) == DATA[1000:2000]
     assert len(server.requests) == 1
+    close(disk)
+    assert stored(disk) == []
 
 
 def test_the_disk_is_not_filled_with_bytes_of_a_wrong_answer(disk, server):
+    """Of which nothing showed that it was wrong but its end, and after which no right one came."""
     disk.opened(server.url, cache=True)
-    server.faults.append(Fault(resize=70_000, flip=100, chunked=True))
-    assert disk.read() == DATA[AT : AT + N]
+    too_long = iter([Fault(resize=70_000, flip=100, chunked=True)])
+    server.faults = lambda request: next(too_long, Fault(status=503))
+    server.bytes_per_second = 1e6                                # so that it comes in several pieces
+    assert_error(disk.read(), "status 503", transient=True)
     close(disk)
+    server.faults = lambda request: None
     disk.opened(server.url, cache=True)
     assert disk.read() == DATA[AT : AT + N]
 
