@@ -5,11 +5,12 @@
 
 #define EXPORT(name) __attribute__((export_name(name)))
 
-EXPORT("all_finite") uint32_t all_finite(const float* x, size_t n) {
+// n is no size_t: a host need not know which of the numbers that it passes are 64 bits wide.
+EXPORT("all_finite") uint32_t all_finite(const float* x, uint32_t n) {
     const v128 exponent = wasm_i32x4_const_splat(0x7f800000);
     v128 bad = zero();
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) bad = wasm_v128_or(bad, wasm_i32x4_eq(wasm_v128_and(load(x + i), exponent), exponent));
+    uint32_t i = 0;
+    for (; n - i >= 4; i += 4) bad = wasm_v128_or(bad, wasm_i32x4_eq(wasm_v128_and(load(x + i), exponent), exponent));
     for (; i < n; i++) bad = wasm_v128_or(bad, wasm_i32x4_eq(wasm_v128_and(splat_f32(x[i]), exponent), exponent));
     return !wasm_v128_any_true(bad);
 }
