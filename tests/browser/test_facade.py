@@ -130,6 +130,7 @@ def test_models_of_a_page_share_a_worker_that_ends_with_the_last(kept_page, nati
 
 def test_a_file_a_blob_and_bytes_are_models(kept_page, native):
     got = run(kept_page, """
+        const kept = await open(DEMO, { device: "cpu" }); // and with it the worker: Pyodide need not start for each
         const blob = await (await fetch(DEMO)).blob();
         const texts = [], names = [];
         for (const ref of [new File([blob], "story.gguf"), blob, await blob.arrayBuffer(), new URL(DEMO, location.href)]) {
@@ -138,6 +139,7 @@ def test_a_file_a_blob_and_bytes_are_models(kept_page, native):
           names.push(model.name);
           await model.close();
         }
+        await kept.close();
         return { texts, names };
     """)
     assert got["texts"] == ["".join(native.generate(PROMPT, max_tokens=5))] * 4
