@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from tests.gguf_files import write_llama
 from tools import acceptance_browser, bench_browser
 from tools.acceptance_base import Setup, Skip
 from tools.bench_browser import NATIVE, PAGE, PEER, compare, parser, prompt, same, sum_up, table
@@ -71,6 +72,14 @@ def test_prompts_have_so_many_tokens_and_begin_differently(tokenizer, n):
     assert all(len(ids) == n and tokenizer.tokenize(text, tokenizer.add_bos) == ids for text, ids in prompts)
     begin = 1 if tokenizer.add_bos else 0
     assert len({ids[begin] for _, ids in prompts}) == len(prompts)
+
+
+def test_tokens_that_are_no_text_are_known(tmp_path):
+    tokenizer = call(open_tokenizer(write_llama(tmp_path / "m.gguf")))  # which has byte tokens, but none from 0x80 on
+    assert bench_browser.broken_ids(tokenizer) == []
+    texts = {7: "\ufffd", 8: "a\ufffd"}
+    tokenizer.detokenize = lambda ids: texts.get(ids[0], "text")
+    assert bench_browser.broken_ids(tokenizer) == [7, 8]
 
 
 def test_the_first_round_and_noisy_ones_do_not_count(monkeypatch):

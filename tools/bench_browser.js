@@ -3,6 +3,8 @@
 
 import { open } from "/wasmrt.js";
 
+const ERRORS = 4; // the level of wllama's log
+
 const seconds = (since) => (performance.now() - since) / 1000;
 
 /** When the first piece of a text came, and when the text ended. */
@@ -42,12 +44,14 @@ const wasmrt = {
 };
 
 const wllama = {
-  async load({ url, threads, context }) {
+  async load({ url, threads, context, never }) {
     const started = performance.now();
+    this.never = never.map((id) => [id, false]);
     const { Wllama } = await import("/wllama/index.js");
     const blob = await (await fetch(url)).blob();
-    this.model = new Wllama({ default: "/wllama/wllama.wasm" }, { suppressNativeLog: true });
-    await this.model.loadModel([blob], { n_gpu_layers: 0, n_threads: threads, n_ctx: context, n_parallel: 1 });
+    this.model = new Wllama({ default: "/wllama/wllama.wasm" });
+    const options = { n_gpu_layers: 0, n_threads: threads, n_ctx: context, n_parallel: 1, log_level: ERRORS };
+    await this.model.loadModel([blob], options);
     const load_seconds = seconds(started);
     return { load_seconds, about: `wllama, ${Wllama.getLibllamaVersion()}, CPU, threads ${this.model.getNumThreads()}` };
   },
@@ -56,7 +60,8 @@ const wllama = {
     const clock = new Clock();
     let timings = null;
     const chunks = await this.model.createCompletion({
-      prompt: text, max_tokens: n, temperature: 0, top_k: 1, ignore_eos: true, cache_prompt: false, stream: true, timings_per_token: true,
+      prompt: text, max_tokens: n, temperature: 0, top_k: 1, ignore_eos: true, logit_bias: this.never, cache_prompt: false,
+      stream: true, timings_per_token: true,
     });
     for await (const chunk of chunks) {
       timings = chunk.timings ?? timings;

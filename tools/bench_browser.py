@@ -152,6 +152,11 @@ def prompt(tokenizer: Tokenizer, n: int, i: int) -> tuple[str, list[int]]:
     raise PeerError(f"no text of exactly {n} tokens was found for this vocabulary; try another --prompt")
 
 
+def broken_ids(tokenizer: Tokenizer) -> list[int]:
+    """Tokens whose bytes are no text by themselves. wllama fails when a model of random weights writes them in disorder."""
+    return [id for id in range(tokenizer.n_vocab) if "\ufffd" in tokenizer.detokenize([id])]
+
+
 # The measurement
 
 
@@ -244,7 +249,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for name in (PAGE, PEER) if args.peer else (PAGE,):
             runtime = InPage(name, site, page, browser)
             before = browser.rss()
-            loaded[name] = runtime.ask("load", url=f"/models/{args.file.name}", **options)
+            loaded[name] = runtime.ask("load", url=f"/models/{args.file.name}", never=broken_ids(tokenizer), **options)
             text, ids = prompts[0]
             first = runtime.ask("run", text=text, ids=ids, n=args.tokens)
             peak = max(loaded[name]["peak_rss_bytes"], first["peak_rss_bytes"])
