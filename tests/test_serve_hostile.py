@@ -13,7 +13,7 @@ import pytest
 
 from tests.gguf_files import write_llama
 from tests.serve_running import running
-from wasmrt.serve import files, server
+from wasmrt.serve import describe, files, link, server
 from wasmrt.serve.app import make_app
 from wasmrt.serve.catalog import Catalog
 from wasmrt.serve.paths import is_plain, parts_of
@@ -114,9 +114,9 @@ def open_files(path):
     if not folder.is_dir():
         return None
     count = 0
-    for link in folder.iterdir():
+    for entry in folder.iterdir():
         with contextlib.suppress(OSError):
-            count += link.readlink() == path
+            count += entry.readlink() == path
     return count
 
 
@@ -400,12 +400,31 @@ def test_who_leaves_a_slow_link_does_not_hold_it(large):
         wait_until(lambda: served.connections == 0 and not open_files(large / "m.gguf"), 3)
 
 
+def test_who_waits_for_a_slow_link_is_not_cut_off(tmp_path, monkeypatch):
+    """A piece that several clients' turns come before takes a link longer than any of them may take to read it."""
+    monkeypatch.setattr(link, "SEND_SECONDS", 0.3)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(os.urandom(100_000))
+    with running(make_app(path, bytes_per_second=100_000)) as served:
+        assert get(served.port, "/models/m.gguf")[2] == path.read_bytes()
+
+
 def test_who_stops_reading_is_cut_off(large, monkeypatch):
-    monkeypatch.setattr(files, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(link, "SEND_SECONDS", 0.5)
     with running(make_app(large)) as served, connection(served.port) as s:
         begin(s)
         wait_until(lambda: served.connections == 1)
         wait_until(lambda: served.connections == 0 and not open_files(large / "m.gguf"))
+
+
+def test_who_stops_reading_a_list_of_a_slow_link_is_cut_off(folder, monkeypatch, caplog):
+    monkeypatch.setattr(link, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(describe, "describe", lambda path: {"title": "x" * (16 << 20)})
+    with running(make_app(folder, bytes_per_second=1 << 30)) as served, connection(served.port) as s:
+        begin(s, "/models")
+        wait_until(lambda: served.connections == 1)
+        wait_until(lambda: served.connections == 0)
+    assert caplog.text == ""
 
 
 def test_who_stops_reading_at_the_very_end_is_cut_off(tmp_path, monkeypatch):

@@ -21,7 +21,6 @@ log = logging.getLogger("wasmrt")
 # Bytes that are read and sent together; meanwhile the next ones are read. Smaller pieces cost more turns of the loop, of larger
 # ones more is copied to the transport's buffer: tools/bench_serve.py.
 PIECE_BYTES = 1 << 20
-SEND_SECONDS = 60.0  # a client that takes no piece for so long has stopped reading
 
 
 class OpenFile:
@@ -124,10 +123,9 @@ class FileAnswer(Response):
                 sending.cancel()
             await asyncio.wait((sending, leaving))  # until no thread reads from the file any more
         if not sending.cancelled() and (error := sending.exception()):
-            if not isinstance(error, SourceError | TimeoutError):
+            if not isinstance(error, SourceError):
                 raise error
-            if isinstance(error, SourceError):
-                log.warning(error)
+            log.warning(error)
             await break_off(scope, receive, error)
 
     async def _send(self, send: Send) -> None:
@@ -141,8 +139,7 @@ class FileAnswer(Response):
                 position += len(data)
                 if position < stop:
                     job = self._read(position)
-                async with asyncio.timeout(SEND_SECONDS):
-                    await send({"type": "http.response.body", "body": data, "more_body": position < stop})
+                await send({"type": "http.response.body", "body": data, "more_body": position < stop})
         finally:
             job.cancel()
             await finish(job)
