@@ -9,6 +9,8 @@ import pytest
 
 import wasmrt
 from wasmrt import page as page_module
+from wasmrt.engine import Model
+from wasmrt.model.config import ModelConfig
 from wasmrt.page import Page
 from wasmrt.resources import demo_model
 
@@ -223,5 +225,50 @@ def test_notes_come_with_the_request_that_they_are_about():
         note = await other.wait(number, "note")
         assert "gpu" in note["note"].lower()
         assert other.heard[None][0] == {"note": "to all"}
+
+    converse(test)
+
+
+def test_a_text_can_be_stopped_before_it_has_begun():
+    """Its request and the stop come in one go, as after a long computation."""
+
+    async def test(other):
+        number = await other.open()
+        text = other.send(do="generate", model=number, prompt=PROMPT, options={"max_tokens": None})
+        other.page.handle(json.dumps({"stop": text}))
+        done = (await asyncio.wait_for(other.wait(text, "done", "error"), 20))["done"]
+        assert done["stats"]["finish"] == "closed"
+        assert other.tokens(text) == []
+
+    converse(test, takes=False)
+
+
+@pytest.mark.parametrize("of", ["open", "stats"])
+def test_an_answer_that_is_no_json_is_an_error(monkeypatch, of):
+    """Infinity is none, which Python's json would write. A model that cannot be described does not stay."""
+    closed = []
+
+    async def close(model):
+        closed.append(model)
+        await closing(model)
+
+    closing = Model.close
+
+    class Stats:
+        def as_dict(self):
+            return {"seconds": float("inf")}
+
+    async def test(other):
+        monkeypatch.setattr(Model, "close", close)
+        if of == "stats":
+            number = await other.open()
+            monkeypatch.setattr(Model, "stats", Stats())
+            told = await other.ask(do="stats", model=number)
+        else:
+            monkeypatch.setattr(ModelConfig, "as_dict", lambda config: {"rms_eps": float("nan")})
+            told = await other.ask(do="open", ref=str(demo_model()), options={"device": "cpu"})
+            await asyncio.sleep(0.1)
+        assert told["kind"] == "ValueError"
+        assert len(closed) == (of == "open")
 
     converse(test)

@@ -35,6 +35,7 @@ class Page:
         self._models: dict[int, engine.Model] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._texts: dict[int, Outgoing] = {}
+        self._stopped: set[int] = set()  # requests that are to end before they have begun
         self._owners: dict[int, int] = {}  # request -> the model that it is about
         self._notes = _Notes(self)
         logging.getLogger("wasmrt").addHandler(self._notes)
@@ -48,6 +49,8 @@ class Page:
         elif "stop" in message:
             if outgoing := self._texts.get(message["stop"]):
                 outgoing.stop()
+            elif message["stop"] in self._tasks:
+                self._stopped.add(message["stop"])
         elif "taken" in message:
             if outgoing := self._texts.get(message["taken"]):
                 outgoing.taken()
@@ -66,7 +69,7 @@ class Page:
         logging.getLogger("wasmrt").removeHandler(self._notes)
 
     def send(self, message: dict[str, Any], numbers: "memoryview[Any] | None" = None) -> None:
-        self._post(json.dumps(message), numbers)
+        self._post(json.dumps(message, allow_nan=False), numbers)
 
     # A request
 
@@ -79,6 +82,7 @@ class Page:
 
     def _ended(self, number: int, task: asyncio.Task[None]) -> None:
         del self._tasks[number]
+        self._stopped.discard(number)
         self._owners.pop(number, None)
         if task.cancelled():  # also one that had not begun
             self.send({"id": number, "error": {"kind": "AbortError", "message": "the request was cancelled"}})
@@ -89,10 +93,10 @@ class Page:
         _request.set(number)
         try:
             value, numbers = await self._do(message, ref)
+            self.send({"id": number, "done": value}, numbers)
         except Exception as error:  # whatever it is, the page is told
             self.send({"id": number, "error": describe(error)})
-        else:
-            self.send({"id": number, "done": value}, numbers)
+            await self._close(number, number)  # a model that was opened, but could not be described: nobody knows of it
 
     async def _do(self, message: dict[str, Any], ref: Any) -> "tuple[Any, memoryview[Any] | None]":
         """The answer, and numbers that go with it."""
@@ -151,6 +155,8 @@ class Page:
 
     async def _generate(self, number: int, generation: Generation) -> dict[str, Any]:
         outgoing = self._texts[number] = Outgoing(generation, partial(self._tell_pieces, number))
+        if number in self._stopped:
+            outgoing.stop()
         try:
             await outgoing.run()
         finally:
