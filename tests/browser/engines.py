@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -65,6 +66,7 @@ class Browser:
         self._folder = Path(tempfile.mkdtemp(prefix=f"wasmrt-{engine}-"))
         self._log = (self._folder / "log").open("wb")
         self._started: list[subprocess.Popen[bytes]] = []
+        self._watchers: list[subprocess.Popen[bytes]] = []
         try:
             self._main = self._start(self._command(engine, url), self._environment(engine))
         except BaseException:
@@ -111,6 +113,9 @@ class Browser:
             start_new_session=True,
         )
         self._started.append(process)
+        # Its input ends with this process, however that does: a test run that is killed leaves no browser behind.
+        when_gone = f"read _; kill -9 -{process.pid}; rm -rf {shlex.quote(str(self._folder))}"
+        self._watchers.append(subprocess.Popen(["sh", "-c", when_gone], stdin=subprocess.PIPE, start_new_session=True))
         return process
 
     @property
@@ -136,6 +141,10 @@ class Browser:
 
     def close(self) -> None:
         """End all of it. Calling it again does nothing."""
+        for watcher in self._watchers:
+            watcher.kill()
+            watcher.communicate()
+        self._watchers.clear()
         processes = self.processes() if self._started else []
         for started in reversed(self._started):
             with contextlib.suppress(ProcessLookupError):
