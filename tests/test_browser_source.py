@@ -45,10 +45,12 @@ class FakeSource:
     """web/source.js: reads end when the test says so, or at once."""
 
     name, size, exposed = "http://x/a.gguf", len(DATA), True
+    etag = '"1"'
 
     def __init__(self, ref=None, options=None, url=None):
         self.ref, self.options, self.url = ref, options or {}, url
         self.cache = SimpleNamespace(state="on", why="")
+        self.lastModified = None
         self.reads, self.cancelled, self.closed = {}, [], 0
         self.at_once = True
         self.error = None
@@ -129,6 +131,46 @@ def page(monkeypatch):
 
 def run(coroutine):
     return asyncio.run(asyncio.wait_for(coroutine, 10))
+
+
+def test_an_open_that_is_cancelled_too_late_is_closed(page):
+    """JavaScript has opened it, and Python has not heard of that when it is cancelled."""
+
+    async def scene():
+        opened = asyncio.get_running_loop().create_future()
+        page.open = lambda *given: opened
+        task = asyncio.create_task(BrowserSource.open("http://x/a.gguf"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        made = FakeSource()
+        opened.set_result(made)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert made.closed == 1
+
+    run(scene())
+
+
+@pytest.mark.parametrize(("facts", "told"), [
+    ({}, None),
+    ({"etag": None, "lastModified": "Fri, 01 Mar 2024 00:00:00 GMT"}, None),
+    ({"exposed": False, "etag": None}, "Access-Control-Expose-Headers: Content-Range, ETag"),
+    ({"etag": None}, "no ETag and no Last-Modified"),
+])
+def test_what_cannot_be_checked_is_told(page, caplog, facts, told):
+    async def open_source(ref, options, url):
+        made = FakeSource(ref, options, url)
+        made.__dict__.update(facts)
+        return made
+
+    page.open = open_source
+    run(open_browser("http://x/a.gguf?secret"))
+    assert [told in record.getMessage() for record in caplog.records] == ([True] if told else [])
+    assert "secret" not in caplog.text
+    caplog.clear()
+    run(open_browser(SimpleNamespace(arrayBuffer=None)))  # a File
+    assert caplog.text == ""
 
 
 def test_bytes_go_to_a_place_or_a_view(page):

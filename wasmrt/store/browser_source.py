@@ -4,6 +4,7 @@ Weights go from there straight into the store's memory: Python says what goes wh
 """
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from wasmrt.errors import SourceError, UnsupportedError
 from wasmrt.store import hub
 from wasmrt.store.memory import Frame, Place, flat
 from wasmrt.store.source import Source, check_arguments, closed_error, path_of_file_url, without_secrets
+
+log = logging.getLogger("wasmrt")
 
 LIST_SECONDS = 30.0  # for one page of a hub's list of files
 
@@ -83,14 +86,32 @@ class BrowserSource:
         giving_up = js.AbortController.new()
         options = {"cache": cache, "signal": giving_up.signal} | ({} if name is None else {"name": name})
         made = to_js(options, dict_converter=js.Object.fromEntries)
-        opening = browser.module("source").Source.open(ref, made, browser.script_url("prefetch-worker"))
-        return cls(await _outcome(asyncio.ensure_future(opening), giving_up.abort))
+        opening = asyncio.ensure_future(browser.module("source").Source.open(ref, made, browser.script_url("prefetch-worker")))
+        try:
+            found = await _outcome(opening, giving_up.abort)
+        except asyncio.CancelledError:
+            if opening.exception() is None:  # it was open before it could be given up, and has a worker
+                await _outcome(asyncio.ensure_future(opening.result().close()), lambda: None)
+            raise
+        source = cls(found)
+        if isinstance(ref, str):
+            source._tell_what_is_not_checked()
+        return source
 
     @property
     def cached(self) -> str:
         """Whether it is kept on this origin's disk, in a word, and why not: see the states in web/prefetch-worker.js."""
         state, why = str(self._js.cache.state), str(self._js.cache.why)
         return f"{state}: {why}" if why else state
+
+    def _tell_what_is_not_checked(self) -> None:
+        """A user should know that bytes of two versions could be mixed."""
+        if not self.exposed:
+            checked = "no more of a part than its length, and the file's size and time"
+            wanted = "Access-Control-Expose-Headers: Content-Range, ETag"
+            log.warning("%s: its server lets this page check %s; to have all checked, let it send %s", self.name, checked, wanted)
+        elif not self._js.etag and not self._js.lastModified:
+            log.warning("%s: its server sends no ETag and no Last-Modified, so that only another size tells a change", self.name)
 
     async def bypass_cache(self) -> None:
         pass
