@@ -594,6 +594,9 @@ def test_a_port_in_use_and_a_host_that_is_not_ours():
         (["--latency", "5"], "50ms"),
         (["--latency", "61s"], "50ms"),
         (["--cors", "example.org"], "an origin such as"),
+        (["--key", "models"], "8 to 128 letters"),
+        (["--key", "a/b/c/d/e"], "8 to 128 letters"),
+        (["--key", "0123456789", "--public"], "not allowed with"),
         (["--cors", "https://example.org/"], "an origin such as"),
     ],
 )
@@ -606,7 +609,7 @@ def test_wrong_usage_is_one_line(arguments, says):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
 def test_a_server_that_others_reach_says_so():
     with command("--host", "0.0.0.0", "--port", 0) as (process, url):
-        port = url.rpartition(":")[2].strip("/")
+        port = url.split(":")[2].split("/")[0]
         headers = {"Range": "bytes=0-3", "Host": f"10.1.2.3:{port}"}
         assert httpx.get(f"{url}models/demo.gguf", headers=headers).content == b"GGUF"
         assert httpx.get(f"{url}models", headers={"Host": "evil.example"}).status_code == 421
@@ -614,3 +617,58 @@ def test_a_server_that_others_reach_says_so():
         _, errors = process.communicate(timeout=30)
         assert "can be reached by other machines" in errors
         assert errors.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
+def test_where_others_come_in_there_is_a_key_unless_it_is_refused():
+    for arguments, keyed in (
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--public"], False),
+        ([], False),
+        (["--key", "a-key-of-mine"], True),
+    ):
+        with command(*arguments, "--port", 0) as (_, url):
+            origin, key = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/(?:([\w-]{13,})/)?", url).groups()
+            assert bool(key) == keyed
+            assert httpx.get(f"{url}models/demo.gguf", headers={"Range": "bytes=0-3"}).content == b"GGUF"
+            assert httpx.get(f"{origin}/models/demo.gguf").status_code == (401 if keyed else 200)
+            if "--key" in arguments:
+                assert key == arguments[1]
+
+
+MINE = "0123456789-_abcDEF"
+
+
+@pytest.fixture(scope="module")
+def keyed(folder, page):
+    app = make_app(folder, page, key=MINE, cors=[ELSEWHERE])
+    with running(app) as server, httpx.Client(base_url=server.url) as client:
+        yield client
+
+
+def test_a_key_opens_everything_below_it(keyed, served):
+    """The page's links are relative, and so is what the list says."""
+    for path in ("/", "/main.js", "/pyodide/pyodide.mjs", "/models/tiny.gguf"):
+        for way in (keyed.get(f"/{MINE}{path}"), keyed.get(path, headers={"Authorization": f"bearer {MINE}"})):
+            assert (way.status_code, way.content) == (200, served.get(path).content)
+    assert keyed.get(f"/{MINE}").headers["location"] == f"/{MINE}/"
+    for path, headers in ((f"/{MINE}/models", {}), ("/models", {"Authorization": f"Bearer {MINE}"})):
+        listed = keyed.get(path, headers=headers).json()["models"]
+        assert len(listed) > 5
+        assert all(keyed.head(item["url"], headers=headers).headers["etag"] == item["etag"] for item in listed)
+    shared = keyed.get(f"/{MINE}/models", headers={"Origin": ELSEWHERE})
+    assert shared.headers["access-control-allow-origin"] == ELSEWHERE
+    asked = keyed.options("/models/tiny.gguf", headers={"Origin": ELSEWHERE, "Access-Control-Request-Method": "GET"})
+    assert asked.status_code == 204
+    assert "Authorization" in asked.headers["access-control-allow-headers"]
+
+
+@pytest.mark.parametrize("prefix", ["", f"/{MINE[:-1]}", f"/{MINE}x", f"/{MINE.lower()}", f"/x/{MINE}", "/%ff", "/\u0663"])
+def test_without_the_key_there_is_nothing(keyed, prefix):
+    for path in ("/", "/main.js", "/models", "/models/tiny.gguf", "/missing", f"/models/{MINE}"):
+        for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Basic {MINE}"}, {"Cookie": f"key={MINE}"}):
+            got = keyed.get(prefix + path + f"?key={MINE}", headers=headers)
+            assert got.status_code == 401
+            assert "key" in got.text
+            assert MINE not in str(got.headers) + got.text
+            assert got.headers["cache-control"] == "no-store"

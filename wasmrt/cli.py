@@ -227,6 +227,8 @@ def serve(args: argparse.Namespace) -> int:
         args.model,
         args.host,
         args.port,
+        key=args.key,
+        public=args.public,
         cors=args.cors,
         bytes_per_second=args.throttle,
         latency_seconds=args.latency,
@@ -492,6 +494,12 @@ def _origin(text: str) -> str:
     return text
 
 
+def _key(text: str) -> str:
+    from wasmrt.serve.key import checked_key
+
+    return checked_key(text)
+
+
 def _ids(text: str) -> list[int]:
     parts = text.replace(",", " ").split()
     if not parts or not all(re.fullmatch("[0-9]{1,18}", p) for p in parts):
@@ -538,6 +546,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("model", nargs="?", metavar="PATH", help=what)
     p.add_argument("--port", type=_whole(0, 65535), default=8400, metavar="N", help="0: any that is free (default: 8400)")
     p.add_argument("--host", default="127.0.0.1", metavar="H", help="listen there (default: 127.0.0.1, this machine alone)")
+    who = p.add_mutually_exclusive_group()
+    key = "ask for it in every address (default: a new one each time where other machines can come in, none elsewhere)"
+    who.add_argument("--key", type=_checked(_key), metavar="KEY", help=key)
+    who.add_argument("--public", action="store_true", help="ask for none there either")
     p.add_argument("--open", action="store_true", help="open the page in a browser")
     cors = "let pages of this origin read the models, such as https://example.org; *: all (repeatable)"
     p.add_argument("--cors", type=_checked(_origin), action="append", default=[], metavar="ORIGIN", help=cors)

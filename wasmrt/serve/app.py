@@ -35,6 +35,7 @@ def make_app(
     page: str | os.PathLike[str] | None = None,
     *,
     bound: str = "127.0.0.1",
+    key: str | None = None,
     cors: Sequence[str] = (),
     bytes_per_second: float | None = None,
     latency_seconds: float = 0.0,
@@ -43,6 +44,7 @@ def make_app(
 
     page: the folder of the page; None: the one that was built or installed, and if there is none, / says so.
     bound: the host that the server listens on, which decides what requests may call it.
+    key: what a request must have as the first name of its path, or in its Authorization; None: any may come in.
     cors: origins whose pages may read /models, "*" for all.
     bytes_per_second, latency_seconds: of a link to imitate.
     """
@@ -52,7 +54,10 @@ def make_app(
 
     async def models(request: Request) -> Response:
         # In ASCII: what files say may be text that UTF-8 does not have.
-        return Response(json.dumps({"models": await describer.models()}), media_type="application/json")
+        listed, root = await describer.models(), request.scope.get("root_path", "")  # with the key, if it came in the path
+        return Response(
+            json.dumps({"models": [{**item, "url": root + item["url"]} for item in listed]}), media_type="application/json"
+        )
 
     async def model(request: Request) -> Response:
         path = await _in_pool(catalog.find, request.path_params["name"])
@@ -89,7 +94,7 @@ def make_app(
     app = Starlette(
         routes=[Route("/models", models), Route("/models/{name:path}", model), Route("/{path:path}", page_file)],
         middleware=[
-            Middleware(Guard, bound=bound, origins=cors),
+            Middleware(Guard, bound=bound, origins=cors, key=key),
             Middleware(Link, bytes_per_second=bytes_per_second, latency_seconds=latency_seconds),
         ],
         lifespan=lifespan,

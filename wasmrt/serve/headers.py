@@ -1,4 +1,4 @@
-"""Headers that every answer has, media types, and whose Host and Origin are accepted."""
+"""Headers that every answer has, media types, and whose Host, Origin and key are accepted."""
 
 import ipaddress
 import re
@@ -9,6 +9,8 @@ from pathlib import PurePosixPath
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wasmrt.serve.key import entered
 
 # The page loads nothing from elsewhere and runs no code made of text; only a model's own URL may be anywhere.
 PAGE_POLICY = (
@@ -85,17 +87,21 @@ def host_is_ours(header: str, bound: str) -> bool:
 
 
 class Guard:
-    """Around the app: refuses hosts that are not ours, adds the headers, answers what browsers ask before requests (CORS)."""
+    """Around the app: refuses hosts that are not ours and whoever lacks the key, adds the headers, answers what browsers ask
+    before requests (CORS)."""
 
-    def __init__(self, app: ASGIApp, *, bound: str, origins: Sequence[str]) -> None:
-        self._app, self._bound, self._origins = app, bound, frozenset(origins)
+    def __init__(self, app: ASGIApp, *, bound: str, origins: Sequence[str], key: str | None) -> None:
+        self._app, self._bound, self._origins, self._key = app, bound, frozenset(origins), key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         given = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        shared = bool(self._origins) and (scope["path"] == "/models" or scope["path"].startswith("/models/"))
+        inside = entered(scope, self._key)
+        root = inside.get("root_path", "") if inside else ""
+        path = scope["path"][len(root) :]
+        shared = bool(self._origins) and (path == "/models" or path.startswith("/models/"))
         origin = given.get(b"origin", "")
 
         async def send_with_headers(message: Message) -> None:
@@ -109,9 +115,14 @@ class Guard:
             app = PlainTextResponse("This server does not answer to that name.\n", 421, {"Connection": "close"})
         elif scope["method"] == "OPTIONS" and shared and self._allows(origin):
             allowed = {"Access-Control-Allow-Methods": "GET, HEAD", "Access-Control-Max-Age": "86400"}
-            allowed["Access-Control-Allow-Headers"] = "Range, If-Range, If-Match, If-None-Match"
-            app = Response(status_code=204, headers=allowed)
-        await app(scope, receive, send_with_headers)
+            allowed["Access-Control-Allow-Headers"] = "Authorization, Range, If-Range, If-Match, If-None-Match"
+            app = Response(status_code=204, headers=allowed)  # whoever asks so has no key as yet
+        elif inside is None:
+            wanted = "This server wants its key: open the address that it printed, or send Authorization: Bearer KEY.\n"
+            app = PlainTextResponse(wanted, 401, {"WWW-Authenticate": "Bearer"})
+        elif root and not path:  # links of a page at /KEY would lead out of it
+            app = Response(status_code=307, headers={"Location": f"{root}/"})
+        await app(inside or scope, receive, send_with_headers)
 
     def _allows(self, origin: str) -> bool:
         return origin in self._origins or (bool(origin) and "*" in self._origins)

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from wasmrt.errors import SourceError
 from wasmrt.serve.app import make_app
 from wasmrt.serve.headers import address, is_loopback
+from wasmrt.serve.key import make_key
 
 log = logging.getLogger("wasmrt")
 
@@ -119,18 +120,26 @@ def serve(
     host: str,
     port: int,
     *,
+    key: str | None = None,
+    public: bool = False,
     cors: Sequence[str] = (),
     bytes_per_second: float | None = None,
     latency_seconds: float = 0.0,
     started: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve until interrupted. started: called with the address once it listens. Raises SourceError."""
-    app = make_app(where, bound=host, cors=cors, bytes_per_second=bytes_per_second, latency_seconds=latency_seconds)
+    """Serve until interrupted. started: called with the address once it listens. Raises SourceError.
+
+    key: as for make_app; without one a new one is made where other machines can come in, unless it is public.
+    """
+    if key is None and not public and not is_loopback(host):
+        key = make_key()
+    app = make_app(where, bound=host, key=key, cors=cors, bytes_per_second=bytes_per_second, latency_seconds=latency_seconds)
     with listen(host, port) as listening:
         if not is_loopback(host):
-            log.warning("%s can be reached by other machines: whoever reaches it may read every model that is served", host)
+            who = "has the address below, with its key," if key else "reaches it"
+            log.warning("%s can be reached by other machines: whoever %s may read every model that is served", host, who)
         if started:
-            started(url_of(host, listening.getsockname()[1]))
+            started(url_of(host, listening.getsockname()[1]) + (f"{key}/" if key else ""))
         make_server(app).run(sockets=[listening])
 
 
