@@ -104,8 +104,8 @@ class Counting(MemorySource):
         self.reads: list[tuple[int, int]] = []
         self.at_read: Callable[[int], None] = lambda n: None
 
-    async def read_into(self, offset: int, view: memoryview) -> None:
-        self.reads.append((offset, view.nbytes))
+    async def read_into(self, offset: int, view: Any) -> None:
+        self.reads.append((offset, memoryview(view).nbytes))
         self.at_read(len(self.reads))
         await asyncio.sleep(0)
         await super().read_into(offset, view)

@@ -15,7 +15,7 @@ from wasmrt.errors import SourceError, UnsupportedError
 from wasmrt.store import browser_source, hub
 from wasmrt.store.browser_source import BrowserSource, list_files, open_browser, url_of_ref
 from wasmrt.store.memory import Place
-from wasmrt.store.source import Source
+from wasmrt.store.source import Source, Turn
 
 DATA = bytes(range(256)) * 4
 
@@ -51,7 +51,7 @@ class FakeSource:
         self.ref, self.options, self.url = ref, options or {}, url
         self.cache = SimpleNamespace(state="on", why="")
         self.lastModified = None
-        self.reads, self.cancelled, self.closed = {}, [], 0
+        self.reads, self.cancelled, self.hurried, self.closed = {}, [], [], 0
         self.at_once = True
         self.error = None
 
@@ -73,6 +73,9 @@ class FakeSource:
         else:
             read.memory.data[read.address : read.address + read.n] = part
             read.done.set_result(None)
+
+    def hurry(self, read_id):
+        self.hurried.append(read_id)
 
     def cancel(self, read_id):
         self.cancelled.append(read_id)
@@ -184,9 +187,18 @@ def test_bytes_go_to_a_place_or_a_view(page):
         assert memory.data[100:150] == DATA[10:60]
         assert not any(memory.data[:100] + memory.data[150:])
         view = memoryview(bytearray(16)).cast("I")
-        await source.read_into(3, view, demand=False)
+        await source.read_in_turn(3, view, Turn(demand=False))
         assert view.tobytes() == DATA[3:19]
         assert [read.demand for read in made.reads.values()] == [True, False]
+        made.at_once = False
+        turn = Turn(demand=False)
+        reading = asyncio.create_task(source.read_in_turn(5, view, turn))
+        await asyncio.sleep(0)
+        turn.hurry()
+        turn.hurry()
+        assert made.hurried == [3]                       # once, of that read
+        made.finish(made.reads[3])
+        await reading
         assert await source.stats() == {"network": 5}
 
     run(scene())

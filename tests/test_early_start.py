@@ -71,7 +71,7 @@ async def open_behind(monkeypatch, path, device):
 
 
 def test_layers_run_while_others_arrive(monkeypatch, path, device):
-    """Ops run with the first ranges and more with each layer that comes; the last range is all that the first token waits for."""
+    """Ops run with the first ranges and more with each layer; the last range is all that the first token waits for."""
 
     async def run():
         link, model, want = await open_behind(monkeypatch, path, device)

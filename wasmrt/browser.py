@@ -1,6 +1,7 @@
 """The page's JavaScript that Python needs: modules of web/, imported into this thread, and scripts of workers.
 
-A page of ours says where its files are (globalThis.wasmrtScripts); in any other page they are made of the texts in this package.
+A page of ours says where its files are (globalThis.wasmrtScripts); elsewhere they are made of the texts in this package.
+
 Python cannot import a module without evaluating JavaScript; a page that forbids that gives it globalThis.wasmrtImport, which is
 `(url) => import(url)`. Nothing here works outside a page.
 """

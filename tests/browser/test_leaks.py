@@ -6,6 +6,7 @@ Workers and memories are counted from outside, as threads and mappings of Chromi
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -98,7 +99,7 @@ def lines(pattern: str) -> list[str]:
     return found
 
 
-def settled(count, wanted: int) -> int:
+def settled(count: Callable[[], int], wanted: int) -> int:
     """The count, once it is as wanted, or at last."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (found := count()) > wanted and time.monotonic() < deadline:

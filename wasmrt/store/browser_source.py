@@ -15,7 +15,7 @@ from wasmrt import browser
 from wasmrt.errors import SourceError, UnsupportedError
 from wasmrt.store import hub
 from wasmrt.store.memory import Frame, Place, flat
-from wasmrt.store.source import Source, check_arguments, closed_error, path_of_file_url, without_secrets
+from wasmrt.store.source import Source, Turn, check_arguments, closed_error, path_of_file_url, without_secrets
 
 log = logging.getLogger("wasmrt")
 
@@ -107,17 +107,21 @@ class BrowserSource:
     def _tell_what_is_not_checked(self) -> None:
         """A user should know that bytes of two versions could be mixed."""
         if not self.exposed:
-            checked = "no more of a part than its length, and the file's size and time"
+            checked = "of a part only its length, and the file's size and time"
             wanted = "Access-Control-Expose-Headers: Content-Range, ETag"
-            log.warning("%s: its server lets this page check %s; to have all checked, let it send %s", self.name, checked, wanted)
+            log.warning("%s: its server lets this page check %s; let it send %s", self.name, checked, wanted)
         elif not self._js.etag and not self._js.lastModified:
-            log.warning("%s: its server sends no ETag and no Last-Modified, so that only another size tells a change", self.name)
+            log.warning("%s: its server sends no ETag and no Last-Modified: only another size tells a change", self.name)
 
     async def bypass_cache(self) -> None:
         pass
 
-    async def read_into(self, offset: int, target: Frame, demand: bool = True) -> None:
-        """See Source. demand: somebody waits for it, so it goes before what is read ahead."""
+    async def read_into(self, offset: int, target: Frame) -> None:
+        """See Source: somebody waits for it."""
+        await self.read_in_turn(offset, target, Turn(demand=True))
+
+    async def read_in_turn(self, offset: int, target: Frame, turn: Turn) -> None:
+        """See Queueing."""
         frame = flat(target)
         check_arguments(self, offset, frame)
         if self._closed:
@@ -126,7 +130,8 @@ class BrowserSource:
         if isinstance(frame, Place):
             memory: Any = frame.memory
             where = memory.js, frame.address
-        read = self._js.start(offset, len(frame), *where, demand)
+        read = self._js.start(offset, len(frame), *where, turn.demand)
+        turn.hurried = lambda: self._js.hurry(read.id)
         # The worker says when it writes no more.
         data = await _outcome(asyncio.ensure_future(read.done), lambda: self._js.cancel(read.id))
         if isinstance(frame, memoryview):

@@ -12,7 +12,7 @@ from itertools import count
 from wasmrt.errors import SourceError
 from wasmrt.store.memory import Frame
 from wasmrt.store.metrics import StoreMetrics
-from wasmrt.store.source import Source, closed_error
+from wasmrt.store.source import Queueing, Source, Turn, closed_error
 
 # Drives and links reach their speed with a few large reads in flight.
 AT_ONCE = 8
@@ -28,6 +28,7 @@ class Read:
     offset: int
     view: Frame
     then: "Callable[[Read], None]"
+    turn: Turn
     done: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     started: bool = False
 
@@ -54,7 +55,7 @@ class Fetcher:
         demand: somebody waits for it, so it begins now. When `done` is done, nothing writes to the view.
         """
         self.check_open()
-        read = Read(offset, view, then)
+        read = Read(offset, view, then, Turn(demand))
         if demand:
             self._start(read)
         else:
@@ -64,6 +65,7 @@ class Fetcher:
 
     def hurry(self, read: Read) -> None:
         """Somebody waits for it now."""
+        read.turn.hurry()
         if not read.started and not self._closed:
             self._start(read)
 
@@ -133,7 +135,10 @@ class Fetcher:
         for attempt in range(ATTEMPTS):
             began, n_bytes = self._metrics.began(), 0
             try:
-                await self._source.read_into(read.offset, read.view)
+                if isinstance(self._source, Queueing):
+                    await self._source.read_in_turn(read.offset, read.view, read.turn)
+                else:
+                    await self._source.read_into(read.offset, read.view)
                 n_bytes = len(read.view)
                 return
             except SourceError as error:

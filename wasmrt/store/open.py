@@ -22,8 +22,8 @@ REMOTE = re.compile(r"((?:hf:|[a-z][a-z0-9+.-]+://)(?:[^?#]*/)?)([^/?#]*)((?:[?#
 async def open_model(ref: Ref, cache: bool = True) -> tuple[Source, Header]:
     """Open a model by its file, or by the first file of a split one: the others lie beside it.
 
-    cache: keep what comes from a URL on this machine's disk. Raises SourceError if a file cannot be had, FormatError or UnsupportedError if one is not what it should be. The caller
-    closes the source; on an error nothing stays open.
+    cache: keep what comes from a URL on this machine's disk. Raises SourceError if a file cannot be had, FormatError or
+    UnsupportedError if one is not what it should be. The caller closes the source; on an error nothing stays open.
     """
     async with AsyncExitStack() as opened:
         first = await open_source(ref, cache)

@@ -9,8 +9,8 @@ from wasmrt.store.predict import Predictor
 class Order:
     """All ops of all segments in a row; `cursor` is the first that has not run.
 
-    dense[at], experts[at]: the extents that op `at` reads in every pass, and those of which it reads what a router chose; all[at]:
-    with those that it has on a GPU, and the embedding.
+    dense[at], experts[at]: the extents that op `at` reads in every pass, and those of which it reads what a router chose;
+    all[at]: with those that it has on a GPU, and the embedding.
     """
 
     def __init__(self, table: LayerTable, predictor: Predictor) -> None:

@@ -7,8 +7,8 @@ and for the browser, where waiting cannot block.
 import asyncio
 import os
 import re
-from collections.abc import Coroutine, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, runtime_checkable
 
 from wasmrt import browser
 from wasmrt.errors import SourceError, UnsupportedError
@@ -36,6 +36,29 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Let reads in flight end, then let go of everything. Later reads are a SourceError; closing again does nothing."""
+
+
+class Turn:
+    """A read's place among others: one that somebody waits for goes before what is read ahead."""
+
+    def __init__(self, demand: bool) -> None:
+        self.demand = demand
+        self.hurried: Callable[[], None] | None = None  # told when somebody waits after all
+
+    def hurry(self) -> None:
+        """Somebody waits now."""
+        if not self.demand:
+            self.demand = True
+            if self.hurried is not None:
+                self.hurried()
+
+
+@runtime_checkable
+class Queueing(Protocol):
+    """A source that lets reads wait in a queue, by turns."""
+
+    async def read_in_turn(self, offset: int, view: Any, turn: Turn) -> None:
+        """As Source.read_into."""
 
 
 async def open_source(ref: Any, cache: bool = True) -> Source:
