@@ -536,6 +536,18 @@ def test_each_version_has_its_own_etag_and_if_range_keeps_them_apart(served, fol
     assert len(tags) == 3
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell when an inode has changed")
+def test_a_rewrite_with_the_old_size_and_time_has_another_etag(served, folder):
+    """As rsync --inplace --times and cp -p leave it."""
+    path, tags = folder / "m.gguf", set()
+    for content in (b"GGUFone", b"GGUFtwo"):
+        path.write_bytes(content)
+        os.utime(path, ns=(10**18, 10**18))
+        time.sleep(0.02)
+        tags.update(re.findall('etag: (".*?")', get(served.port, "/models/m.gguf", method="HEAD")[1]))
+    assert len(tags) == 2
+
+
 def test_many_at_once_get_the_right_bytes(served, folder):
     data = (folder / "m.gguf").read_bytes()
     wrong = []

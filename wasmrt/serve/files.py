@@ -24,7 +24,7 @@ PIECE_BYTES = 1 << 20
 
 
 class OpenFile:
-    """A regular file, open for reading. `etag` is of its version: another one for each file, size and time of modification."""
+    """A regular file, open for reading. `etag` is of its version: another one for each file, size and time of a change."""
 
     def __init__(self, path: Path) -> None:
         """Blocks. Raises SourceError."""
@@ -66,8 +66,16 @@ def version(status: os.stat_result) -> tuple[int, ...]:
 
 
 def etag_of(status: os.stat_result) -> str:
-    """A hash: which disk and inode it is concerns nobody."""
-    return f'"{hashlib.blake2b(repr(version(status)).encode(), digest_size=16).hexdigest()}"'
+    """A hash: which disk and inode it is concerns nobody.
+
+    With the time of the inode's change, as programs that copy set that of modification to what it was (rsync, cp -p). It is not
+    in `version`: to delete a file, or to replace it, changes it, too, for those who have begun to read.
+    """
+    return f'"{hashlib.blake2b(repr((*version(status), changed_ns(status))).encode(), digest_size=16).hexdigest()}"'
+
+
+def changed_ns(status: os.stat_result) -> int:
+    return 0 if os.name == "nt" else status.st_ctime_ns  # that of creation there
 
 
 async def open_file(path: Path, pool: Executor) -> OpenFile:
