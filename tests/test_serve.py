@@ -302,6 +302,23 @@ def test_one_file_is_served_with_its_shards_and_nothing_beside(folder):
     assert Catalog(None).find("demo.gguf") == resources.demo_model()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows makes links for administrators only")
+def test_a_link_is_served_by_its_own_name_with_its_shards(folder, tmp_path):
+    """As a model hub's client keeps them: names that mean something are links to digests."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "named").mkdir()
+    shards = sorted(path.name for path in folder.iterdir() if SHARD.fullmatch(path.name))
+    for i, name in enumerate(shards):
+        shutil.copy(folder / name, tmp_path / "blobs" / f"{i:064x}")
+        (tmp_path / "named" / name).symlink_to(f"../blobs/{i:064x}")
+    with running(make_app(tmp_path / "named" / shards[0])) as server:
+        listed = {item["name"]: item for item in httpx.get(f"{server.url}models").json()["models"]}
+        assert sorted(listed) == sorted(["demo.gguf", *shards])
+        assert listed[shards[0]]["runs"]
+        for name in shards:
+            assert httpx.get(f"{server.url}models/{name}").content == (folder / name).read_bytes()
+
+
 def test_a_demo_model_of_ones_own_comes_first(tmp_path):
     mine = write_llama(tmp_path / "demo.gguf")
     catalog = Catalog(tmp_path)

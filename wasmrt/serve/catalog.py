@@ -41,7 +41,7 @@ class Catalog:
             if path.is_dir():
                 self._root = path
             else:
-                self._fixed = {shard.name: shard for shard in shards_of(path)}
+                self._fixed = {shard.name: shard for shard in shards_of(path)}  # served as it is called, wherever links lead
         with contextlib.suppress(SourceError):  # a trimmed installation has none; then it is not served
             self._fixed.setdefault(DEMO, demo_model())
 
@@ -64,13 +64,16 @@ class Catalog:
 
 
 def located(where: str | os.PathLike[str]) -> Path:
-    """The folder or regular file itself, links followed. Raises SourceError for anything else."""
+    """A folder, links followed, or a regular file under its own name: caches of model hubs consist of links to files that are
+    called by a digest. Raises SourceError for anything else."""
     name = os.fsdecode(where)
     if name[:7].lower() == "file://":
         name = path_of_file_url(name)
     try:
-        path = Path(name).resolve(strict=True)
+        path = Path(name).absolute()
         mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            path = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         hint = "name a folder or a GGUF file on this machine"
