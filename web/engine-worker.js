@@ -13,7 +13,7 @@
 //   {ping: n}     is anybody there?
 // From the worker.
 //   {alive: lock} first of all: the name of a lock (navigator.locks) that this worker holds as long as it lives, or null
-//   {ready: true} Python runs
+//   {ready: true, shared}                        Python runs; shared: computing does not take place on this thread
 //   {id, progress: [bytes, of]}                  of a load
 //   {id, pieces: [text], tokens: [ids]}          of a text
 //   {id, done: value, numbers}                   the answer: value is JSON; numbers, if there are any, a Float32Array
@@ -23,6 +23,8 @@
 //   {fatal: {kind, message}}                     the engine did not start, or cannot go on: nothing will be answered any more
 
 const BASE = new URL("./", import.meta.url).href;
+
+const START_SECONDS = 300; // for Pyodide to come (some 10 MB) and start; a wait without an end would tell nobody anything
 
 const waiting = []; // requests that came before Python was there
 let handle = null;
@@ -35,7 +37,7 @@ self.onmessage = ({ data }) => {
 
 function fatal(error) {
   handle = () => {};
-  self.postMessage({ fatal: { kind: "EngineStopped", message: `the engine has stopped: ${error?.message ?? error}` } });
+  self.postMessage({ fatal: { kind: "EngineStopped", message: String(error?.message ?? error) } });
 }
 
 /** Called by Python. numbers: a memoryview of format "f", which is copied out of Python's memory and handed over. */
@@ -58,13 +60,39 @@ async function holdLock() {
   return name;
 }
 
+/** Where a policy forbids WebAssembly, Pyodide waits for ever. */
+async function checkWebAssembly() {
+  try {
+    await WebAssembly.instantiate(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0])); // WebKit lets it be compiled
+  } catch (error) {
+    throw new Error(`WebAssembly is not allowed: the Content-Security-Policy's script-src needs 'wasm-unsafe-eval' (${error.message})`);
+  }
+}
+
+async function loadPython() {
+  const { loadPyodide } = await import(`${BASE}pyodide/pyodide.mjs`);
+  const pyodide = await loadPyodide({ indexURL: `${BASE}pyodide/`, packages: ["wasmrt"] });
+  // It goes on without what it could not fetch, or what has another digest than its lock file says.
+  const missing = Object.keys(pyodide.lockfile.packages).filter((name) => !(name in pyodide.loadedPackages));
+  if (missing.length) throw new Error(`${missing.join(", ")} cannot be loaded, or is not of this version of the page; reload it`);
+  return pyodide;
+}
+
+function within(seconds, promise) {
+  const why = `Python did not start in ${seconds} s; see the console, and the page's Content-Security-Policy`;
+  let timer;
+  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(why)), seconds * 1000)));
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
 async function start() {
   self.postMessage({ alive: navigator.locks ? await holdLock() : null });
   // Python finds its JavaScript here, and imports it without evaluating any: both as wasmrt/browser.py wants them.
   self.wasmrtScripts = BASE;
   self.wasmrtImport = (url) => import(url);
-  const { loadPyodide } = await import(`${BASE}pyodide/pyodide.mjs`);
-  const pyodide = await loadPyodide({ indexURL: `${BASE}pyodide/`, packages: ["wasmrt"] });
+  await checkWebAssembly();
+  const { abilities } = await import(`${BASE}memory.js`);
+  const pyodide = await within(START_SECONDS, loadPython());
   const Page = pyodide.pyimport("wasmrt.page").Page;
   const page = Page(post);
   handle = ({ ref, ...message }) => {
@@ -81,7 +109,7 @@ async function start() {
       fatal(error); // requests' own failures are answered: this is Python's end
     }
   };
-  self.postMessage({ ready: true });
+  self.postMessage({ ready: true, shared: abilities().shared });
   for (const message of waiting.splice(0)) handle(message);
 }
 

@@ -161,6 +161,7 @@ class Engine {
   #hear(message) {
     this.#heard = performance.now();
     if (message.alive) this.#watch(message.alive);
+    if (message.ready && !message.shared) this.expectSilence();
     if (message.fatal) this.#stop(message.fatal.message);
     if (message.note !== undefined && message.id === undefined) console.warn(`wasmrt: ${message.note}`);
     if (message.id === undefined) return;

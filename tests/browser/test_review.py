@@ -1,0 +1,81 @@
+"""An engine that cannot start, or cannot go on, is told in words that say why; what computes in silence is left alone."""
+
+import pytest
+
+from tests.browser import server as server_module
+from tests.browser.test_facade import run
+from wasmrt.resources import demo_model
+
+chromium = pytest.mark.parametrize("browser", ["chromium"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _files(site):
+    """The demo model; and what a test puts in the place of a file goes with it."""
+    site.models["demo.gguf"] = demo_model()
+    before = dict(site.files)
+    yield
+    site.files.clear()
+    site.files.update(before)
+
+
+def text_of(site, name):
+    return (site.folder / name).read_text(encoding="utf-8")
+
+
+def told(page):
+    return run(page, "return [await refused(open(DEMO)), workers.size]", seconds=60)
+
+
+def test_a_policy_that_forbids_webassembly_is_named(browser, monkeypatch):
+    monkeypatch.setattr(server_module, "CSP", server_module.CSP.replace(" 'wasm-unsafe-eval'", ""))
+    error, alive = told(browser.open())
+    assert error[1] == "EngineStopped"
+    assert "wasm-unsafe-eval" in error[2]
+    assert alive == 0
+
+
+@chromium
+def test_a_python_that_never_starts_is_told(kept_page, site):
+    site.files["/pyodide/pyodide.mjs"] = b"export const loadPyodide = () => new Promise(() => {});"
+    worker = text_of(site, "engine-worker.js").replace("START_SECONDS = 300", "START_SECONDS = 1")
+    site.files["/engine-worker.js"] = worker.encode()
+    error, alive = told(kept_page)
+    assert error[1] == "EngineStopped"
+    assert "Python did not start in 1 s" in error[2]
+    assert alive == 0
+
+
+@pytest.mark.parametrize("package", ["wasmrt", "jinja2", "markupsafe"])
+@pytest.mark.parametrize("how", ["another", "missing"])
+@chromium
+def test_a_package_of_another_version_is_told(kept_page, site, package, how):
+    """Pyodide itself would go on without it."""
+    [wheel] = (site.folder / "pyodide").glob(f"{package}-*.whl")
+    site.files[f"/pyodide/{wheel.name}"] = wheel.read_bytes() + b" " if how == "another" else None
+    error, alive = told(kept_page)
+    assert error[1] == "EngineStopped"
+    assert package in error[2]
+    assert "\n" not in error[2]
+    assert alive == 0
+
+
+@chromium
+def test_silence_is_expected_where_there_are_no_threads(page, site):
+    """Also of an isolated page, whose browser lacks what the kernels for threads use."""
+    memory = text_of(site, "memory.js").replace("WebAssembly.validate(new Uint8Array(RELAXED))", "false")
+    facade = text_of(site, "wasmrt.js").replace("PING_SECONDS = 5;", "PING_SECONDS = 0.2;")
+    facade = facade.replace("PATIENCE_SECONDS = 60;", "PATIENCE_SECONDS = 5;")  # to start takes seconds, too
+    worker = text_of(site, "engine-worker.js") + """
+      self.addEventListener("message", ({ data }) => {
+        for (const end = Date.now() + 9000; data.do === "stats" && Date.now() < end; );
+      });
+    """
+    site.files.update({"/memory.js": memory.encode(), "/wasmrt.js": facade.encode(), "/engine-worker.js": worker.encode()})
+    got = run(page, """
+        const model = await open(DEMO, { device: "cpu" });
+        const stats = await model.stats();
+        await model.close();
+        return stats.threads;
+    """)
+    assert got == 1
