@@ -21,6 +21,7 @@ from wasmrt.store.open import open_model
 
 log = logging.getLogger("wasmrt")
 
+TITLE = 200  # characters of a file's own words that are passed on: it may have 64 MiB of them, and the list is asked for often
 PATIENCE_SECONDS = 5.0  # a list waits so long for headers that were not yet read; what is missing then is "pending"
 # So that everything has room: what is told is what that takes, and the least that would do.
 OPTIONS = EngineOptions(device="cpu", threads=1, memory=1 << 60)
@@ -33,11 +34,19 @@ class Describer:
         self._catalog, self._pool = catalog, pool
         self._reader = ThreadPoolExecutor(1, "wasmrt-describe")
         self._known: dict[str, tuple[str, Future[dict[str, Any]]]] = {}  # by name: which version, and what is in it
+        self._list: asyncio.Task[list[dict[str, Any]]] | None = None
 
     async def models(self) -> list[dict[str, Any]]:
-        """All models, as plain values for JSON."""
+        """All models, as plain values for JSON. Whoever asks while a list is being made gets that one: it costs a look at every
+        file, and others want to read from the disk, too."""
+        if self._list is None or self._list.done():
+            self._list = asyncio.create_task(self._make_list())
+        return await asyncio.shield(self._list)
+
+    async def _make_list(self) -> list[dict[str, Any]]:
         found = await asyncio.get_running_loop().run_in_executor(self._pool, self._look)
-        self._known = {name: known for name, known in self._known.items() if name in {item["name"] for _, item in found}}
+        names = {item["name"] for _, item in found}
+        self._known = {name: known for name, known in self._known.items() if name in names}
         waiting = []
         for entry, item in found:
             if "etag" in item and "shard" not in item:
@@ -91,7 +100,11 @@ async def _describe(path: Path) -> dict[str, Any]:
             "n_parameters": sum(t.n_elements for t in header.tensors.values()),
             "formats": dict(Counter(t.type.name for t in header.tensors.values())),
         }
-        found = {key: value for key, value in found.items() if isinstance(value, str | int | dict)}
+        found = {
+            key: value[:TITLE] if isinstance(value, str) else value
+            for key, value in found.items()
+            if isinstance(value, str | int | dict)
+        }
         try:
             fitted = await fit(source, header, choose(OPTIONS), OPTIONS)
             check_formats(fitted.built.programs)
