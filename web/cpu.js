@@ -153,12 +153,14 @@ export class CpuHost {
       this.pending.reject(failure(this.failed));
       this.pending = null;
     }
-    const { workers } = this;
+    const { workers, instance } = this;
+    // Whoever still holds this would hold the memory. Threads that are in the kernels for a moment more have their own.
+    this.memory = this.module = this.instance = null;
     if (!workers.length) return;
     this.workers = [];
     // A thread inside the kernels sees this and leaves; thread 0 does so between two messages. Ending them at once might leave
     // another that waits for them.
-    this.instance.exports.abort_team(this.address(this.team));
+    instance.exports.abort_team(this.address(this.team));
     setTimeout(() => workers.forEach((worker) => worker.terminate()), STOP_MS);
   }
 }
