@@ -604,6 +604,11 @@ def command(*arguments):
         process.communicate()
 
 
+def without_page_note(errors):
+    """What a command says beside that this checkout's page was not built."""
+    return "".join(line for line in errors.splitlines(keepends=True) if "there is no page" not in line)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")
 def test_ctrl_c_ends_the_command_at_once(tmp_path):
     """Also while an answer is being sent that nobody takes, and one that would take minutes."""
@@ -615,7 +620,7 @@ def test_ctrl_c_ends_the_command_at_once(tmp_path):
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=30)
         assert time.monotonic() - started < 5
-        assert (process.returncode, out, errors) == (130, "", "")
+        assert (process.returncode, out, without_page_note(errors)) == (130, "", "")
 
 
 def test_a_port_in_use_and_a_host_that_is_not_ours():
@@ -663,7 +668,7 @@ def test_a_server_that_others_reach_says_so():
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
         assert "can be reached by other machines" in errors
-        assert errors.count("\n") == 1
+        assert without_page_note(errors).count("\n") == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single child process")

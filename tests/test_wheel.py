@@ -9,6 +9,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +64,24 @@ def test_the_source_archive_has_the_kernels_as_sources_and_makes_the_same_wheel(
     assert not any(name.endswith(".wasm") for name in names)
     (built,) = tmp_path.glob("*.whl")
     assert built.read_bytes() == wheel.read_bytes()
+
+
+def test_a_server_from_the_wheel_says_that_it_has_no_page(wheel, tmp_path):
+    """There is no make where it was installed."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from wasmrt.cli import main; sys.exit(main())"
+    command = [sys.executable, "-u", "-c", code, str(tmp_path), "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        page, model = httpx.get(address), httpx.head(f"{address}models/demo.gguf")
+        server.kill()
+        _, says = server.communicate()
+    assert (page.status_code, model.status_code) == (404, 200)
+    for text in (page.text, says):
+        assert "a checkout of wasmrt has it after: make web" in text
+    assert says.count("\n") == 1
 
 
 def test_shaders_are_found_in_the_wheel(wheel, tmp_path):

@@ -49,4 +49,6 @@ def page() -> Path:
     for folder in PAGES:
         if (folder / "pyodide" / "pyodide.mjs").is_file():  # a wheel may have the scripts alone
             return folder
-    raise SourceError(f"the page is not in this installation ({PAGES[0]}); build it with: make web")
+    if (PACKAGE.parent / "tools" / "build_web.py").is_file():
+        raise SourceError(f"the page was not built ({PAGES[0]}); build it with: make web")
+    raise SourceError(f"the page is not in this installation ({PAGES[1]}); a checkout of wasmrt has it after: make web")

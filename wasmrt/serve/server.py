@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wasmrt.errors import SourceError
-from wasmrt.serve.app import make_app
+from wasmrt.serve.app import make_app, page_folder
 from wasmrt.serve.headers import address, is_loopback
 from wasmrt.serve.key import make_key
 
@@ -135,6 +135,8 @@ def serve(
         key = make_key()
     app = make_app(where, bound=host, key=key, cors=cors, bytes_per_second=bytes_per_second, latency_seconds=latency_seconds)
     with listen(host, port) as listening:
+        if missing := page_folder(None)[1]:
+            log.warning("there is no page, only models at /models: %s", missing)
         if not is_loopback(host):
             who = "has the address below, with its key," if key else "reaches it"
             log.warning("%s can be reached by other machines: whoever %s may read every model that is served", host, who)
