@@ -11,6 +11,11 @@ function thrown(error) {
   return Object.assign(new Error(error.message), { kind: error.kind, transient: error.transient });
 }
 
+/** As the worker's nameOf(): no user and password, nor what follows a ?, a signature or key. @param {string} url */
+function withoutSecrets(url) {
+  return url.replace(/[?#].*$/s, "").replace(/\/\/[^/]*@/, "//");
+}
+
 /**
  * Facts of an open source: `name`, `size` (bytes), `etag`, `lastModified`; `exposed`: whether the server lets the page check
  * each part's place in the file; `cache`: {state, why}.
@@ -65,7 +70,7 @@ export class Source {
     this.#message = message;
     this.#pingSeconds = pingSeconds;
     this.#workerUrl = workerUrl;
-    this.name = message.name ?? message.file?.name ?? message.url ?? "<blob>";
+    this.name = message.name ?? message.file?.name ?? withoutSecrets(message.url ?? "<blob>");
     this.size = 0;
     this.etag = null;
     this.lastModified = null;

@@ -79,3 +79,19 @@ def test_silence_is_expected_where_there_are_no_threads(page, site):
         return stats.threads;
     """)
     assert got == 1
+
+
+def test_what_is_secret_of_a_url_is_in_no_message(kept_page):
+    """Nor before the worker has said what it opened."""
+    got = kept_page.run("""
+        const { Source } = await import("/source.js");
+        const url = "http://name:secret@127.0.0.1:9/a.gguf?token=secret#secret";
+        const told = (promise) => promise.then(() => null, ({ message }) => message);
+        const abort = new AbortController();
+        const opening = told(Source.open(url, { signal: abort.signal }, "/prefetch-worker.js"));
+        abort.abort();
+        const others = ["/nothing.js", "/prefetch-worker.js"].map((script) => told(Source.open(url, {}, script)));
+        return Promise.all([opening, ...others]);
+    """)
+    assert all("//127.0.0.1:9/a.gguf'" in message for message in got), got
+    assert not any("secret" in message or "name:" in message for message in got)
