@@ -21,7 +21,7 @@ from tests.gguf_files import write_llama
 from tests.serve_running import running
 from tests.test_split import evenly, split
 from tools.bench_store import SimulatedLoop, run
-from wasmrt import resources
+from wasmrt import cli, resources
 from wasmrt.errors import SourceError
 from wasmrt.gguf.split import SHARD
 from wasmrt.serve import describe
@@ -468,7 +468,7 @@ def test_other_origins_read_models_where_they_may(folder, page, cors, allowed):
             got = client.get(path, headers={"Origin": ELSEWHERE})
             assert got.headers["access-control-allow-origin"] == allowed
             assert "Content-Range" in got.headers["access-control-expose-headers"]
-            assert got.headers["cross-origin-resource-policy"] == "cross-origin"
+            assert got.headers["cross-origin-resource-policy"] == ("cross-origin" if allowed == "*" else "same-origin")
             other = client.get(path, headers={"Origin": "https://example.com"})
             assert other.headers.get("access-control-allow-origin") == ("*" if allowed == "*" else None)
             assert other.headers.get("vary") == (None if allowed == "*" else "Origin")
@@ -478,6 +478,21 @@ def test_other_origins_read_models_where_they_may(folder, page, cors, allowed):
         assert "Range" in asked.headers["access-control-allow-headers"]
         assert client.options("/models/tiny.gguf").status_code == 405
         assert "access-control-allow-origin" not in client.get("/", headers={"Origin": ELSEWHERE}).headers
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://Example.org", "https://example.org"),
+        ("https://example.org:443", "https://example.org"),
+        ("http://example.org:80", "http://example.org"),
+        ("http://example.org:443", "http://example.org:443"),
+        ("http://localhost:8443", "http://localhost:8443"),
+        ("*", "*"),
+    ],
+)
+def test_an_origin_is_written_as_browsers_do(given, origin):
+    assert cli._origin(given) == origin
 
 
 @pytest.mark.parametrize(

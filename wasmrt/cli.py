@@ -491,7 +491,8 @@ def _seconds(text: str) -> float:
 def _origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,;]{1,255}", text):
         raise ValueError(f"expected an origin such as https://example.org, or *, not {text[:60]!r}")
-    return text
+    default = {"http": ":80", "https": ":443"}.get(text.partition(":")[0], "")
+    return text.lower().removesuffix(default)  # as browsers write it
 
 
 def _key(text: str) -> str:

@@ -132,7 +132,8 @@ class Guard:
         headers.setdefault("Cache-Control", "no-store")
         headers["Cross-Origin-Opener-Policy"] = SAME_ORIGIN
         headers["Cross-Origin-Embedder-Policy"] = "require-corp"
-        headers["Cross-Origin-Resource-Policy"] = CROSS_ORIGIN if shared else SAME_ORIGIN
+        # About requests without CORS, which do not say whose they are. Those with CORS do without it, in isolated pages too.
+        headers["Cross-Origin-Resource-Policy"] = CROSS_ORIGIN if shared and "*" in self._origins else SAME_ORIGIN
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
         if shared:
