@@ -257,6 +257,28 @@ def test_the_same_files_give_the_same_bytes(one_wheel, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_release_wheel_serves_the_page(page, one_wheel, tmp_path):
+    """It is the one wheel and the page, and what is installed from it finds the page there."""
+    wheel = build_web.release_wheel(ROOT, page, tmp_path / "dist")
+    assert wheel.name == one_wheel.name
+    found, own = contents(wheel), contents(one_wheel)
+    served = {f"wasmrt/web/{path.relative_to(page).as_posix()}": path.read_bytes() for path in build_web.files_of(page)}
+    (record,) = (name for name in own if name.endswith(".dist-info/RECORD"))
+    recorded = found.pop(record).decode().splitlines()
+    assert {line.split(",")[0] for line in recorded} == {record, *found}
+    own.pop(record)
+    assert found == own | served
+    target = tmp_path / "installed"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(target), str(wheel)], check=True)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from wasmrt import resources; print(resources.page())"
+    command = [sys.executable, "-c", code, str(target)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.strip() == str(
+        target / "wasmrt" / "web"
+    )
+
+
+@pytest.mark.slow
 def test_two_builds_give_the_same_folder(page, tmp_path, monkeypatch):
     """The second compiles anew."""
     cache = tmp_path / "cache"
@@ -441,4 +463,4 @@ def test_an_error_is_one_line(monkeypatch, capsys):
     assert build_web.main([]) == 1
     assert capsys.readouterr().err == "what npm said\nerror: npm could not fetch it\n"
     assert build_web.main(["--fast"]) == 2
-    assert capsys.readouterr().err == "error: unknown arguments '--fast'; there is: --force\n"
+    assert capsys.readouterr().err == "error: unknown arguments '--fast'; there are: --force, --wheel\n"

@@ -1,7 +1,7 @@
-"""Make build/web, the folder of the page: `python tools/build_web.py [--force]`; see docs/web-build.md.
+"""Make build/web, the folder of the page: `python tools/build_web.py [--force] [--wheel]`; see docs/web-build.md.
 
 It holds web/ as it is, and in pyodide/ Pyodide, the wheels and a lock file that names them with their digests. Nothing in it
-asks another origin for anything.
+asks another origin for anything. With --wheel also dist/*.whl, the one wheel with that folder in it.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
 from tools.web_compile import can_compile, compile_archives  # noqa: E402
 from tools.web_parts import JINJA2, MARKUPSAFE, PARTS, PYODIDE, BuildError, fetch, run, say  # noqa: E402
-from tools.web_wheels import MARKUPSAFE_WHEEL, markupsafe_wheel, page_wheel  # noqa: E402
+from tools.web_wheels import MARKUPSAFE_WHEEL, markupsafe_wheel, pack, page_wheel  # noqa: E402
 from wasmrt.store.lock import FileLock  # noqa: E402
 
 STDLIB, LOCK = "python_stdlib.zip", "pyodide-lock.json"
@@ -30,11 +31,13 @@ STAMP, LICENSES = Path("build", "web.stamp"), Path("tools", "web_licenses")
 
 
 def main(arguments: list[str]) -> int:
-    if set(arguments) - {"--force"}:
-        print(f"error: unknown arguments {' '.join(arguments)!r}; there is: --force", file=sys.stderr)
+    if set(arguments) - {"--force", "--wheel"}:
+        print(f"error: unknown arguments {' '.join(arguments)!r}; there are: --force, --wheel", file=sys.stderr)
         return 2
     try:
-        build(force=bool(arguments))
+        page = build(force="--force" in arguments)
+        if "--wheel" in arguments:
+            say(str(release_wheel(ROOT, page, ROOT / "dist")))
     except BuildError as error:
         print(f"{error.output}error: {error}", file=sys.stderr)
         return 1
@@ -133,13 +136,30 @@ def unpack_pyodide(archive: Path, folder: Path) -> dict[str, str]:
 
 
 def own_wheel(root: Path, scratch: Path, folder: Path) -> Path:
-    """The one wheel, built as for a release, and of it what a page needs."""
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(scratch), str(root)]
-    run("the wheel could not be built", command, root)
-    (wheel,) = scratch.glob("*.whl")
+    """Of the one wheel what a page needs."""
+    wheel = one_wheel(root, scratch)
     lean = write(folder / wheel.name, page_wheel(wheel))
     say(f"{lean.name}: {lean.stat().st_size / 1000:.0f} of {wheel.stat().st_size / 1000:.0f} kB")
     return lean
+
+
+def release_wheel(root: Path, page: Path, folder: Path) -> Path:
+    """The one wheel with the page inside, in `folder`: where it is installed, `wasmrt serve` needs no checkout, no network."""
+    with tempfile.TemporaryDirectory() as name:
+        wheel = one_wheel(root, Path(name))
+        with zipfile.ZipFile(wheel) as archive:
+            files = {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
+    files |= {f"wasmrt/web/{path.relative_to(page).as_posix()}": path.read_bytes() for path in files_of(page)}
+    folder.mkdir(exist_ok=True)
+    return write(folder / wheel.name, pack(files))
+
+
+def one_wheel(root: Path, folder: Path) -> Path:
+    """As `python -m build` makes it, in an empty folder."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(root)]
+    run("the wheel could not be built", command, root)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 def write_lock(folder: Path, info: dict[str, str], wheels: list[Path]) -> None:
