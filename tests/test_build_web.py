@@ -455,6 +455,15 @@ def test_what_python_leaves_behind_does_not_matter(checkout):
     assert build_web.up_to_date(checkout)
 
 
+def test_a_second_build_says_that_it_waits(tmp_path, capsys, monkeypatch):
+    (tmp_path / "build" / "cache").mkdir(parents=True)
+    held = build_web.FileLock.acquire(tmp_path / "build" / "cache" / "web.lock")
+    monkeypatch.setattr(build_web.time, "sleep", lambda _: held.release())
+    monkeypatch.setattr(build_web, "up_to_date", lambda root: True)
+    build_web.build(tmp_path)
+    assert capsys.readouterr().err == "web: waiting for another build\nweb: up to date\n"
+
+
 def test_an_error_is_one_line(monkeypatch, capsys):
     def fails(force):
         raise BuildError("npm could not fetch it", "what npm said\n")

@@ -49,7 +49,11 @@ def build(root: Path = ROOT, force: bool = False) -> Path:
     waits, and finds it done."""
     cache = root / "build" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
+    waited = False
     while (lock := FileLock.acquire(cache / "web.lock")) is None:
+        if not waited:
+            say("waiting for another build")
+        waited = True
         time.sleep(0.1)
     try:
         out = root / "build" / "web"
