@@ -77,7 +77,7 @@ class Engine {
 
   #users = 0;
   #lastId = 0;
-  #requests = new Map(); // id -> {resolve, reject, heard}
+  #requests = new Map(); // id -> {resolve, reject, heard, model}
   #listeners = new Map(); // id of a request that opened a model -> (message), as long as it is open
   #stopped = null; // the error, once it has
   #unlock = new AbortController();
@@ -121,7 +121,8 @@ class Engine {
     } catch (error) {
       return { id, answer: Promise.reject(new WasmrtError("TypeError", error.message)) }; // what cannot be sent
     }
-    return { id, answer: new Promise((resolve, reject) => this.#requests.set(id, { resolve, reject, heard })) };
+    const { model } = message;
+    return { id, answer: new Promise((resolve, reject) => this.#requests.set(id, { resolve, reject, heard, model })) };
   }
 
   /** The same, but broken off when the signal says so: then at once, whatever the engine is doing. */
@@ -170,6 +171,8 @@ class Engine {
       this.#requests.delete(message.id);
       if (message.error) request?.reject(new WasmrtError(message.error.kind, message.error.message, message.error.trace));
       else request?.resolve(message.numbers ?? message.done);
+    } else if (request && message.note !== undefined && request.model !== undefined) {
+      this.#listeners.get(request.model)?.(message); // whoever opened the model has said where notes go
     } else if (request) {
       request.heard(message);
     } else {
@@ -447,8 +450,7 @@ export class Generation {
       .finally(() => this.#signal?.removeEventListener("abort", abort));
   }
 
-  #hear({ pieces, tokens, note }) {
-    if (note !== undefined) console.warn(`wasmrt: ${note}`);
+  #hear({ pieces, tokens }) {
     if (!pieces || this.#ended) return;
     this.#pieces.push(...pieces);
     this.tokens.push(...tokens);

@@ -4,6 +4,7 @@ import pytest
 
 from tests.browser import server as server_module
 from tests.browser.test_facade import run
+from tests.range_server import RangeServer
 from wasmrt.resources import demo_model
 
 chromium = pytest.mark.parametrize("browser", ["chromium"], indirect=True)
@@ -95,3 +96,55 @@ def test_what_is_secret_of_a_url_is_in_no_message(kept_page):
     """)
     assert all("//127.0.0.1:9/a.gguf'" in message for message in got), got
     assert not any("secret" in message or "name:" in message for message in got)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:plain"])
+def test_a_text_that_is_stopped_at_once_ends(kept_page, device):
+    """The stop is sent right behind the request, before the engine has begun with it."""
+    got = run(kept_page, """
+        const model = await open(DEMO, { device: args.device });
+        const text = model.generate(PROMPT.repeat(20), { maxTokens: null });
+        const first = text.next();
+        for (let i = 0; i < 4; i++) await null;
+        const ended = await Promise.race([text.stop().then(() => true), sleep(20000)]);
+        const finish = text.stats?.finish;
+        await model.close();
+        return { ended, finish, n: text.tokens.length };
+    """, device=device)  # fmt: skip
+    assert got["ended"] is True
+    assert got["finish"] == "closed"
+    assert got["n"] < 64  # as many as would be computed ahead of a page that takes none
+
+
+@chromium
+def test_a_server_that_hides_headers_is_told(kept_page):
+    with RangeServer(demo_model()) as server:
+        server.headers.update({"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"})
+        notes = run(kept_page, """
+            const notes = [];
+            const model = await open(args.url, { device: "cpu", cache: false, onnote: (text) => notes.push(text) });
+            await model.close();
+            return notes;
+        """, url=f"{server.url}?token=secret")
+    assert len(notes) == 1
+    assert "Access-Control-Expose-Headers: Content-Range, ETag" in notes[0]
+    assert "secret" not in notes[0]
+
+
+@chromium
+def test_notes_that_come_up_in_a_request_reach_who_opened_the_model(page, site):
+    worker = text_of(site, "engine-worker.js") + """
+      self.addEventListener("message", ({ data }) => {
+        if (data.do === "stats" || data.do === "generate") self.postMessage({ note: `of ${data.do}`, id: data.id });
+      });
+    """
+    site.files["/engine-worker.js"] = worker.encode()
+    notes = run(page, """
+        const notes = [];
+        const model = await open(DEMO, { device: "cpu", onnote: (text) => notes.push(text) });
+        await model.stats();
+        await write(model, { maxTokens: 2 });
+        await model.close();
+        return notes;
+    """)
+    assert notes == ["of stats", "of generate"]
