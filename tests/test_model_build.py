@@ -40,6 +40,14 @@ def zeros(*shape):
         ({"rope.freq_base": 1e-30}, r"rope\.freq_base' should be .*e-30"),
         ({"rope.freq_base": math.nan}, r"rope\.freq_base"),
         ({"rope.scaling.type": "linear", "rope.scaling.factor": -2.0}, r"rope\.scaling\.factor is -2"),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 3e38, "rope.scaling.original_context_length": 9},
+            r"attn_factor .* scale queries by",
+        ),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.factor": 1e-30, "rope.scaling.original_context_length": 9},
+            r"scaling\.factor .* scale queries by -",
+        ),
         ({"rope.scaling.type": "longrope"}, r"rope scaling 'longrope'.*supported: none, linear, yarn"),
         ({"rope.scaling.type": "yarn", "rope.freq_base": 1.0, "rope.scaling.original_context_length": 9}, r"freq_base is 1\.0"),
         (

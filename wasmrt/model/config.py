@@ -12,6 +12,7 @@ from wasmrt.program.record import Rope
 MAX_LAYERS = 512  # more than any published model has; a larger count is a damaged or hostile file
 MAX_WIDTH = 1 << 20
 MAX_CONTEXT = 1 << 27
+MAX_MAGNITUDE = 1e6  # of what YaRN multiplies queries and keys by; published models stay near 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,10 @@ def _rope(m: Metadata, arch: str, head_dim: int) -> Rope:
     attention = _positive(m, key + "scaling.attn_factor", _positive(m, key + "scaling.yarn_attn_factor", 1.0))
     fast = m.number(key + "scaling.yarn_beta_fast", default=32.0, minimum=1e-6, maximum=1e6)
     slow = m.number(key + "scaling.yarn_beta_slow", default=1.0, minimum=1e-6, maximum=1e6)
+    magnitude = attention * (1 + 0.1 * math.log(factor))
+    if not 0 < magnitude <= MAX_MAGNITUDE:
+        what = f"{key}scaling.attn_factor {attention} and {key}scaling.factor {factor}"
+        raise FormatError(f"{what} scale queries by {magnitude}, expected a number above 0, up to {MAX_MAGNITUDE:g}")
     if base <= 1:
         raise FormatError(f"{key}freq_base is {base}, expected a number above 1 for YaRN scaling")
 
@@ -151,7 +156,7 @@ def _rope(m: Metadata, arch: str, head_dim: int) -> Rope:
         head_dim,
         base,
         scale=1 / factor,
-        magnitude=attention * (1 + 0.1 * math.log(factor)),
+        magnitude=magnitude,
         extrapolation=m.number(key + "scaling.yarn_ext_factor", default=1.0, minimum=0.0),
         ramp_low=max(0.0, math.floor(pair_of(fast))),
         ramp_high=min(n_dims - 1.0, math.ceil(pair_of(slow))),
