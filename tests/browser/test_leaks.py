@@ -165,9 +165,9 @@ def test_cycles_leave_nothing_on_the_gpu(browser: Engine, site: Site):
 def test_a_closed_model_that_is_still_held_has_no_memory(browser: Engine, site: Site):
     site.models["demo.gguf"] = demo_model()
     page = browser.open()
-    given = {"wheels": [f"/pyodide/{wheel.name}" for wheel in sorted(site.folder.glob("pyodide/*.whl"))]}
+    wheels = [f"/pyodide/{wheel.name}" for wheel in sorted(site.folder.glob("pyodide/*.whl"))]
     found = []
     for _ in range(LATE):
-        n_bytes = page.run(RUN_HELD, text=HELD, globals={"url": site.url("/models/demo.gguf")}, **given)
+        n_bytes = page.run(RUN_HELD, text=HELD, globals={"url": site.url("/models/demo.gguf")}, wheels=wheels)
         found.append(memories(KERNELS + -(-n_bytes // PAGE) * PAGE))
     assert min(found[LATE // 2 :]) <= LATE // 2, found  # if it had: one more each time. Seen: 5, as garbage is collected late
