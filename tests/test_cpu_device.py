@@ -95,7 +95,7 @@ class Guarded(Rig):
 
     def _bytes(self) -> Any:
         memory: Any = self.memory
-        return np.frombuffer(memory.view(memory._start, memory.used), np.uint8)
+        return np.frombuffer(memory.view(memory.start, memory.used), np.uint8)
 
     def may_write(self) -> Any:
         """A mask over the memory: what passes with these numbers of tokens, at these positions, may have written."""
@@ -104,7 +104,7 @@ class Guarded(Rig):
         f, mask = self.frames, np.zeros(memory.used, bool)
 
         def frame(address: int, n_bytes: int) -> Any:
-            return mask[address - memory._start : address - memory._start + n_bytes]
+            return mask[address - memory.start : address - memory.start + n_bytes]
 
         frame(device._team, TEAM_BYTES)[:] = True
         frame(device._ids, 4 * self.n_tokens)[:] = True

@@ -21,7 +21,7 @@ from typing import Any
 import wasmtime
 from wasmtime import _ffi as ffi
 
-from wasmrt.errors import BudgetError, DeviceError
+from wasmrt.errors import DeviceError
 from wasmrt.resources import kernels
 from wasmrt.store.memory import Viewed, aligned
 
@@ -47,13 +47,12 @@ class WasmMemory(Viewed):
     """
 
     def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, build: str, capacity: int) -> None:
-        self.capacity, self.used = capacity, 0
         self.store: Any = None  # of an unshared memory
         kind = next((i.type for i in module.imports if isinstance(i.type, wasmtime.MemoryType)), None)
         if kind is None:
             raise DeviceError(f"the {build} kernels import no memory: they are another module, or damaged; build them again")
-        self._start = kind.limits.min * PAGE
-        n_pages = -(-(self._start + capacity) // PAGE)
+        super().__init__(kind.limits.min * PAGE, capacity)
+        n_pages = -(-(self.start + capacity) // PAGE)
         try:
             if build == "plain":
                 self.store = wasmtime.Store(engine)
@@ -72,17 +71,8 @@ class WasmMemory(Viewed):
         pages.owner = self.extern, self.store  # views may outlive us; the memory goes with the last of them
         self._bytes = memoryview(pages).cast("B")
 
-    def allocate(self, n_bytes: int) -> int:
-        size = aligned(n_bytes)
-        if self.used + size > self.capacity:
-            raise BudgetError(f"{n_bytes} more bytes do not fit: {self.used} of {self.capacity} are taken")
-        address = self._start + self.used
-        self.used += size
-        return address
-
     def view(self, address: int, n_bytes: int) -> memoryview:
-        if address < self._start or n_bytes < 0 or address + n_bytes > self._start + self.used:
-            raise ValueError(f"no frame at {address} + {n_bytes}")
+        self.check(address, n_bytes)
         return self._bytes[address : address + n_bytes]
 
     def close(self) -> None:

@@ -7,55 +7,46 @@ from typing import Any
 
 from wasmrt import browser
 from wasmrt.errors import BudgetError
-from wasmrt.store.memory import Place, Words, aligned
+from wasmrt.store.memory import Allocating, Place, Words
 
 
-class BrowserMemory:
+class BrowserMemory(Allocating):
     """Of web/memory.js. `build`: the kernels that run on it; "plain" is not shared with workers."""
 
     def __init__(self, build: str, capacity: int) -> None:
         self.build = build
-        self.capacity, self.used = capacity, 0
         try:
             self.js: Any = browser.module("memory").Memory.new(build, capacity)
         except Exception as error:
             raise browser.translated(error, BudgetError) from error
-        self._start = int(self.js.start)
+        super().__init__(int(self.js.start), capacity)
 
     @property
     def shared(self) -> bool:
         return self.build != "plain"
 
-    def allocate(self, n_bytes: int) -> int:
-        size = aligned(n_bytes)
-        if self.used + size > self.capacity:
-            raise BudgetError(f"{n_bytes} more bytes do not fit: {self.used} of {self.capacity} are taken")
-        address = self._start + self.used
-        self.used += size
-        return address
-
     def place(self, address: int, n_bytes: int) -> Place:
-        self._check(address, n_bytes)
+        self.check(address, n_bytes)
         return Place(self, address, n_bytes)
 
     def words(self, address: int, n: int) -> Words:
-        self._check(address, 8 * n)
+        self.check(address, 8 * n)
         return _Words(self.js, address, n)
 
     def read(self, address: int, n_bytes: int) -> bytes:
-        self._check(address, n_bytes)
+        self.check(address, n_bytes)
         found: bytes = self.js.window(address, n_bytes).to_bytes()
         return found
 
     def write(self, address: int, data: Any) -> None:
         with memoryview(data).cast("B") as flat:
-            self._check(address, len(flat))
+            self.check(address, len(flat))
             if len(flat):
                 self.js.window(address, len(flat)).assign(flat)
 
     def copy(self, source: int, target: int, n_bytes: int) -> None:
-        self._check(source, n_bytes)
-        self._check(target, n_bytes)
+        self.check(source, n_bytes)
+        self.check(target, n_bytes)
         self.js.copy(source, target, n_bytes)
 
     def release(self, address: int, n_bytes: int) -> None:
@@ -65,10 +56,6 @@ class BrowserMemory:
         if self.capacity:
             self.js.close()
         self.capacity = self.used = 0
-
-    def _check(self, address: int, n_bytes: int) -> None:
-        if address < self._start or n_bytes < 0 or address + n_bytes > self._start + self.used:
-            raise ValueError(f"no frame at {address} + {n_bytes}")
 
 
 class _Words:

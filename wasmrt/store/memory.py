@@ -110,7 +110,28 @@ def release_pages(view: memoryview) -> None:
         madvise(first, last - first, mmap.MADV_DONTNEED if sys.platform == "linux" else mmap.MADV_FREE)
 
 
-class Viewed:
+class Allocating:
+    """Frames one behind the other, from `start` on, in a memory of a fixed size."""
+
+    def __init__(self, start: int, capacity: int) -> None:
+        self.start, self.capacity, self.used = start, capacity, 0
+
+    def allocate(self, n_bytes: int) -> int:
+        """See Memory."""
+        size = aligned(n_bytes)
+        if self.used + size > self.capacity:
+            raise BudgetError(f"{n_bytes} more bytes do not fit: {self.used} of {self.capacity} are taken")
+        address = self.start + self.used
+        self.used += size
+        return address
+
+    def check(self, address: int, n_bytes: int) -> None:
+        """ValueError unless these bytes lie in frames."""
+        if address < self.start or n_bytes < 0 or address + n_bytes > self.start + self.used:
+            raise ValueError(f"no frame at {address} + {n_bytes}")
+
+
+class Viewed(Allocating):
     """A memory of this process: its bytes are reached through views of them."""
 
     def view(self, address: int, n_bytes: int) -> memoryview:
@@ -141,25 +162,15 @@ class HostMemory(Viewed):
     """Memory in this process, reserved at once; the operating system backs a page when it is first written."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.used = 0
+        super().__init__(ALIGNMENT, capacity)
         try:
             self._pages: mmap.mmap | None = mmap.mmap(-1, ALIGNMENT + aligned(capacity), **PRIVATE)
         except (OSError, OverflowError, ValueError) as error:
             raise BudgetError(f"the system refuses {capacity} bytes of memory ({error}); choose a smaller budget") from error
         self._bytes = memoryview(self._pages)
 
-    def allocate(self, n_bytes: int) -> int:
-        size = aligned(n_bytes)
-        if self.used + size > self.capacity:
-            raise BudgetError(f"{n_bytes} more bytes do not fit: {self.used} of {self.capacity} are taken")
-        address = ALIGNMENT + self.used
-        self.used += size
-        return address
-
     def view(self, address: int, n_bytes: int) -> memoryview:
-        if address < ALIGNMENT or n_bytes < 0 or address + n_bytes > ALIGNMENT + self.used:
-            raise ValueError(f"no frame at {address} + {n_bytes}")
+        self.check(address, n_bytes)
         return self._bytes[address : address + n_bytes]
 
     def close(self) -> None:
