@@ -43,9 +43,10 @@ CORS = {
 CSP = ("default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
        "connect-src 'self' http://127.0.0.1:*; frame-src 'self'; base-uri 'none'; form-action 'none'")
 
-mimetypes.add_type("application/wasm", ".wasm")
-mimetypes.add_type("text/javascript", ".mjs")
-mimetypes.add_type("text/javascript", ".js")
+# Of its own: a system's table may say anything, and other tests change the one that is shared.
+TYPES = mimetypes.MimeTypes()
+for suffix, kind in {".wasm": "application/wasm", ".mjs": "text/javascript", ".js": "text/javascript"}.items():
+    TYPES.add_type(kind, suffix)
 
 
 class PageError(Exception):
@@ -290,7 +291,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         etag = f'"{size}-{"" if isinstance(content, bytes) else content.stat().st_mtime_ns}"'
-        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        kind = TYPES.guess_type(path)[0] or "application/octet-stream"
         headers = extra | {"Content-Type": kind, "ETag": etag, "Accept-Ranges": "bytes"}
         asked = self.headers.get("Range")
         if asked is None and self.headers.get("If-None-Match") == etag:
