@@ -1,4 +1,7 @@
-"""All checks in turn: ruff, mypy, shaders, pytest. `python tools/check.py [pytest arguments]` stops at the first that fails."""
+"""All checks in turn: ruff, mypy, shaders, pytest. `python tools/check.py [pytest arguments]` stops at the first that fails.
+
+Tests in browsers run by themselves: what they wait for is other processes, which other tests would keep waiting.
+"""
 
 import os
 import subprocess
@@ -7,16 +10,17 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = "tests/browser"
 
 
 def main(pytest_arguments: list[str]) -> int:
     workers = str(os.cpu_count() or 1)
-    checks = {
-        "ruff": ["ruff", "check", "."],
-        "mypy": ["mypy"],
-        "wgsl": ["tools.lint_wgsl"],
-        "pytest": ["pytest", "-n", workers, "--dist", "loadgroup", *pytest_arguments],
-    }
+    pytest = ["pytest", "-n", workers, "--dist", "loadgroup"]
+    checks = {"ruff": ["ruff", "check", "."], "mypy": ["mypy"], "wgsl": ["tools.lint_wgsl"]}
+    if pytest_arguments:
+        checks["pytest"] = [*pytest, *pytest_arguments]
+    else:
+        checks |= {"pytest": [*pytest, f"--ignore={BROWSERS}"], "browsers": [*pytest, BROWSERS]}
     for name, command in checks.items():
         started = time.monotonic()
         print(f"== {name}", flush=True)

@@ -111,8 +111,18 @@ def server():
         yield server
 
 
+@pytest.fixture(scope="module")
+def own():
+    """The browsers that were started for these tests."""
+    return set()
+
+
 @pytest.fixture
-def reader(kept_page):
+def reader(browser, own):
+    if browser.name not in own:  # a page of other tests may have a model open, and with it files of this origin's disk
+        own.add(browser.name)
+        browser.close_browser()
+    kept_page = browser.reuse()
     reader = Reader(kept_page)
     yield reader
     reader.worker = "/prefetch-worker.js"
