@@ -125,6 +125,7 @@ def settled(count: Callable[[], int], wanted: int) -> int:
 @pytest.mark.usefixtures("cpu")
 def test_cycles_leave_no_workers_and_memories(browser: Engine, site: Site):
     site.models["demo.gguf"] = demo_model()
+    browser.close_browser()  # a page of other tests may be kept for going back to it, with its workers
     page = browser.open()
 
     def cycle() -> int:
