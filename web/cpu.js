@@ -149,7 +149,8 @@ export class CpuHost {
   stop(why) {
     if (!this.failed) this.failed = why;
     clearInterval(this.timer);
-    if (this.pending) {
+    const running = Boolean(this.pending);
+    if (running) {
       this.pending.reject(failure(this.failed));
       this.pending = null;
     }
@@ -158,9 +159,10 @@ export class CpuHost {
     this.memory = this.module = this.instance = null;
     if (!workers.length) return;
     this.workers = [];
-    // A thread inside the kernels sees this and leaves; thread 0 does so between two messages. Ending them at once might leave
-    // another that waits for them.
+    // A thread inside the kernels sees this and leaves; ending it at once might leave another that waits for it. Between two runs
+    // thread 0 waits for a message, and the page may end this thread, with its timers, before long.
     instance.exports.abort_team(this.address(this.team));
+    if (!running) workers[0].terminate();
     setTimeout(() => workers.forEach((worker) => worker.terminate()), STOP_MS);
   }
 }

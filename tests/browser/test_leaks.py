@@ -25,7 +25,7 @@ pytestmark = [
 EARLY, LATE = 5, 20  # cycles
 MOST_GROWTH = 0.1  # of the browser's memory from then to then
 PAGE, KERNELS = 65536, 2 * 65536
-SETTLE_SECONDS = 15.0  # a thread that was told to stop is ended a second later
+SETTLE_SECONDS = 60.0  # a thread that was told to stop is ended a second later, or when a busy browser comes to it
 
 # Another model stays open, or the engine's worker would end with each, and with it whatever was forgotten in it.
 OPEN = """
