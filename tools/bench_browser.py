@@ -36,7 +36,20 @@ sys.path.insert(0, str(ROOT))
 from tests.browser.engines import ENGINES, Browser, missing, started  # noqa: E402  run as a script, from any folder
 from tests.browser.server import PageError, PageHung, PageState, Site  # noqa: E402
 from tools import bench_peers  # noqa: E402
-from tools.bench_peers import RATES, SETTLE_SECONDS, TRIES, Child, PeerError, busy_seconds, middle, rates, ratios  # noqa: E402
+from tools.bench_peers import (  # noqa: E402
+    RATES,
+    SETTLE_SECONDS,
+    TRIES,
+    Child,
+    PeerError,
+    busy_seconds,
+    cores,
+    file,
+    middle,
+    rates,
+    ratios,
+    whole,
+)  # fmt: skip
 from tools.build_web import build  # noqa: E402
 from tools.make_test_model import Shape, write_model  # noqa: E402
 from tools.web_parts import BuildError, Part, fetch  # noqa: E402
@@ -242,7 +255,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         # wllama makes its worker of a text, which a page's strict policy forbids.
         site, page, browser = stack.enter_context(opened(args.browser, csp=False))
-        site.models[args.file.name] = args.file
+        site.models[args.file.name] = args.file.resolve()
         site.files |= {"/bench.js": (ROOT / "tools" / "bench_browser.js").read_bytes(), **wllama}
         runtimes: list[Runtime] = []
         loaded: Round = {}
@@ -343,19 +356,6 @@ def table(result: dict[str, Any]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    def whole(minimum: int) -> Any:
-        def check(text: str) -> int:
-            if not text.isdecimal() or int(text) < minimum:
-                raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, not {text!r}")
-            return int(text)
-
-        return check
-
-    def file(text: str) -> Path:
-        if not Path(text).is_file():
-            raise argparse.ArgumentTypeError(f"{text!r} is no file")
-        return Path(text).resolve()
-
     p = argparse.ArgumentParser(description="Compare the speed of wasmrt in a page with wllama's and with its own outside.")
     p.add_argument("file", type=file, nargs="?", metavar="FILE.gguf")
     p.add_argument("--browser", choices=ENGINES, default=ENGINE, help=f"default: {ENGINE}")
@@ -366,7 +366,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--peer", action="store_true", help=f"also wllama {WLLAMA.version}, on the CPU")
     p.add_argument("--native", action="store_true", help="also wasmrt outside of the browser")
     p.add_argument("--device", default="cpu", metavar="D", help="of wasmrt (default: cpu)")
-    p.add_argument("--most-others", type=float, default=math.inf, metavar="C", help="cores that others may take in a round")
+    p.add_argument("--most-others", type=cores, default=math.inf, metavar="C", help="cores that others may take in a round")
     p.add_argument("--gpu-overhead", action="store_true", help="instead: what is not the GPU's of a token with WebGPU")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p

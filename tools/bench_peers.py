@@ -297,25 +297,28 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def whole(minimum: int) -> Any:
+    def check(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, not {text!r}")
+        return int(text)
+
+    return check
+
+
+def cores(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"expected a number of cores such as 0.1, not {text!r}")
+    return float(text)
+
+
+def file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no file")
+    return Path(text)
+
+
 def parser() -> argparse.ArgumentParser:
-    def whole(minimum: int) -> Any:
-        def check(text: str) -> int:
-            if not text.isdecimal() or int(text) < minimum:
-                raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, not {text!r}")
-            return int(text)
-
-        return check
-
-    def cores(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text):
-            raise argparse.ArgumentTypeError(f"expected a number of cores such as 0.1, not {text!r}")
-        return float(text)
-
-    def file(text: str) -> Path:
-        if not Path(text).is_file():
-            raise argparse.ArgumentTypeError(f"{text!r} is no file")
-        return Path(text)
-
     p = argparse.ArgumentParser(description="Compare the speed of wasmrt and llama.cpp.")
     p.add_argument("file", type=file, metavar="FILE.gguf")
     p.add_argument("--threads", type=whole(1), default=os.cpu_count() or 1, metavar="N", help="of each (default: all cores)")

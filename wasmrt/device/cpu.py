@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wasmrt.device.binary import TILE_TOKENS, quantized_bytes, serialize
-from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, arena_offsets, check_rows, finish, out_row
+from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, arena_offsets, check_rows, out_row
 from wasmrt.errors import DeviceError
 from wasmrt.program.ops import Op, Program
 from wasmrt.store.memory import Memory, aligned
 from wasmrt.store.plan import Sizes
+from wasmrt.store.source import outlast
 
 TILE = 64  # positions in a block of keys: a cache is made of whole ones
 STACK_BYTES = 64 << 10  # of each thread
@@ -241,7 +242,7 @@ class CpuDevice:
         self._tail[-2:] = self._row, partial
         self._memory.write(self._team + TEAM_TAIL_AT, TEAM_TAIL.pack(*self._tail))
         running = asyncio.ensure_future(self._host.run(self._team))
-        cancelled = await finish(running, self._cancel)
+        cancelled = await outlast(running, self._cancel)
         failed = running.exception()
         if failed is not None:
             self._failure = self._failure or str(failed) or repr(failed)

@@ -1,7 +1,6 @@
 """The interface of a device: compile programs, bind a segment's weights and cache, run ops, read the result."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -163,21 +162,6 @@ class Uploading(Protocol):
 
     async def uploaded(self, everything: bool) -> None:
         """Wait until what was uploaded is there: all of it, or so that not too much is on its way. DeviceError if it failed."""
-
-
-async def finish(running: "asyncio.Future[Any]", cancel: Callable[[], None]) -> bool:
-    """Wait until a run has left, and tell whether the task was cancelled meanwhile; then `cancel` has been called.
-
-    A run's buffers may be freed after us, so it leaves first, however often we are cancelled.
-    """
-    cancelled = False
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError:
-            cancelled = True
-            cancel()
-    return cancelled
 
 
 def out_row(row: int, n_out: int) -> int:

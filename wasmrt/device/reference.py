@@ -25,13 +25,13 @@ from wasmrt.device.device import (
     arena_offsets,
     check_formats,
     check_rows,
-    finish,
     out_row,
 )
 from wasmrt.errors import BudgetError, DeviceError
 from wasmrt.gguf.quants import dequantize
 from wasmrt.program.ops import KERNELS, N_OUT, POS, STATE_SLOTS, TOKENS, Op, Operand, Program, Space, Weight
 from wasmrt.store.memory import HostMemory, Words
+from wasmrt.store.source import outlast
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -381,7 +381,7 @@ class ReferenceDevice:
             running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, bounds, ops)
         except RuntimeError as error:
             raise DeviceError(f"the system gives no thread to compute in ({error}); close other programs or models") from error
-        cancelled = await finish(running, self._cancel)
+        cancelled = await outlast(running, self._cancel)
         failed = running.exception()  # looked at in any case: asyncio complains about one that nobody saw
         self._check_open()
         if cancelled:

@@ -15,7 +15,7 @@ from wasmrt import browser
 from wasmrt.errors import SourceError, UnsupportedError
 from wasmrt.store import hub
 from wasmrt.store.memory import Frame, Place, flat
-from wasmrt.store.source import Source, Turn, check_arguments, closed_error, path_of_file_url, without_secrets
+from wasmrt.store.source import Source, Turn, check_arguments, closed_error, outlast, path_of_file_url, without_secrets
 
 log = logging.getLogger("wasmrt")
 
@@ -149,13 +149,7 @@ class BrowserSource:
 
 async def _outcome(task: "asyncio.Future[Any]", cancel: Callable[[], None]) -> Any:
     """What JavaScript gives or throws. If we are cancelled it is told, and its end is waited for."""
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-            cancel()
+    cancelled = await outlast(task, cancel)
     error = task.exception()
     if cancelled:
         raise asyncio.CancelledError

@@ -22,7 +22,7 @@ from wasmrt.store.file import PIECE_BYTES, READERS, FileSource, finish, open_reg
 from wasmrt.store.intervals import Intervals
 from wasmrt.store.lock import FileLock
 from wasmrt.store.room import Place, Room
-from wasmrt.store.source import Source, check_arguments, closed_error, together
+from wasmrt.store.source import Source, check_arguments, closed_error, outlast, together
 
 log = logging.getLogger("wasmrt")
 
@@ -463,14 +463,7 @@ async def _in_thread(
     with ThreadPoolExecutor(1, "wasmrt-cache") as pool:
         job = pool.submit(call)
         waiter = asyncio.wrap_future(job)
-        cancelled = False
-        while not waiter.done():
-            try:
-                await asyncio.wait([waiter])
-            except asyncio.CancelledError:
-                cancelled = True
-                if stop is not None:
-                    stop.set()
+        cancelled = await outlast(waiter, stop.set if stop else bool)
         error = waiter.exception()
         if cancelled:
             if error is None and undo is not None:
@@ -481,13 +474,7 @@ async def _in_thread(
 
 async def see_through(task: asyncio.Task[Any]) -> None:
     """Wait until the task is done; being cancelled meanwhile does not shorten that, but is raised at the end."""
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
+    if await outlast(task):
         if not task.cancelled():
             task.exception()
         raise asyncio.CancelledError

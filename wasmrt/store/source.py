@@ -153,6 +153,21 @@ def closed_error(source: Source) -> SourceError:
     return SourceError(f"{source.name!r} is closed; open it again to read from it")
 
 
+async def outlast(running: "asyncio.Future[Any]", cancel: Callable[[], object] = bool) -> bool:
+    """Wait until something has ended, however often we are cancelled meanwhile; `cancel` is called each time. Whether we were.
+
+    For what writes to buffers that may be freed after us.
+    """
+    cancelled = False
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            cancelled = True
+            cancel()
+    return cancelled
+
+
 async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Run all at once. The first error ends the others and is raised as it is, not in a group."""
     try:
