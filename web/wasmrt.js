@@ -6,13 +6,16 @@
  *     for await (const piece of model.generate("Once upon a time", { maxTokens: 64 })) show(piece);
  *     await model.close();
  *
- * All models of a page share one worker (engine-worker.js), which ends with the last of them.
+ * All models of a page share one worker (engine-worker.js), which ends some seconds after the last of them was closed.
  */
 
 const PING_SECONDS = 5;
 // A worker that computes on its own thread answers between two of its passes only; elsewhere at once.
 const PATIENCE_SECONDS = 60;
 const PATIENCE_ALONE_SECONDS = 900;
+// After its last model was closed the worker stays for so long: whoever opens another need not wait for Python again. And Chromium
+// never ends the threads of a worker that is ended while workers of its own, the model's, are still on their way out.
+const LINGER_SECONDS = 5;
 
 /** What went wrong: `kind` is the name of Python's class (SourceError, BudgetError, ...), or "EngineStopped". */
 export class WasmrtError extends Error {
@@ -71,11 +74,13 @@ class Engine {
   /** The page's engine, started if there is none; whoever took it releases it. */
   static take() {
     Engine.#running ??= new Engine();
+    clearTimeout(Engine.#running.#lingering);
     Engine.#running.#users += 1;
     return Engine.#running;
   }
 
   #users = 0;
+  #lingering = 0;
   #lastId = 0;
   #requests = new Map(); // id -> {resolve, reject, heard, model}
   #listeners = new Map(); // id of a request that opened a model -> (message), as long as it is open
@@ -97,7 +102,7 @@ class Engine {
 
   release() {
     this.#users -= 1;
-    if (!this.#users) this.#stop("the page has closed it");
+    if (!this.#users) this.#lingering = setTimeout(() => this.#stop("the page has closed it"), LINGER_SECONDS * 1000);
   }
 
   get stopped() {
@@ -199,6 +204,7 @@ class Engine {
     this.#stopped = new WasmrtError("EngineStopped", `the engine has stopped (${why}); open the model again`);
     if (Engine.#running === this) Engine.#running = null;
     clearInterval(this.#pinger);
+    clearTimeout(this.#lingering);
     this.#unlock.abort();
     this.#worker.terminate();
     for (const { reject } of this.#requests.values()) reject(this.#stopped);

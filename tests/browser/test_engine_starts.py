@@ -25,7 +25,7 @@ def text_of(site, name):
 
 
 def told(page):
-    return run(page, "return [await refused(open(DEMO)), workers.size]", seconds=60)
+    return run(page, "await left(); return [await refused(open(DEMO)), workers.size]", seconds=60)
 
 
 def test_a_policy_that_forbids_webassembly_is_named(browser, monkeypatch):
