@@ -1,7 +1,8 @@
 """Make build/web, the folder of the page: `python tools/build_web.py [--force] [--wheel]`; see docs/web-build.md.
 
-It holds web/ as it is, and in pyodide/ Pyodide, the wheels and a lock file that names them with their digests. Nothing in it
-asks another origin for anything. With --wheel also dist/*.whl, the one wheel with that folder in it.
+It holds web/ as it is, in pyodide/ Pyodide, the wheels and a lock file that names them with their digests, and in ui/vendor/
+the libraries of the user interface. Nothing in it asks another origin for anything. With --wheel also dist/*.whl, the one wheel
+with that folder in it.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
 from tools.web_compile import can_compile, compile_archives  # noqa: E402
 from tools.web_parts import JINJA2, MARKUPSAFE, PARTS, PYODIDE, BuildError, fetch, run, say  # noqa: E402
+from tools.web_vendor import LIBRARIES, vendor  # noqa: E402
 from tools.web_wheels import MARKUPSAFE_WHEEL, markupsafe_wheel, pack, page_wheel  # noqa: E402
 from wasmrt.store.lock import FileLock  # noqa: E402
 
@@ -83,7 +85,8 @@ def make(root: Path, out: Path, cache: Path) -> None:
         write_lock(runtime, info, wheels)  # of the sources: pyodide-lock knows a package by its .py files
         compile_archives([runtime / STDLIB, *wheels], runtime, cache)
         update_lock(runtime)
-        (page / "THIRD_PARTY.txt").write_text(notices(root), encoding="utf-8", newline="\n")
+        licenses = vendor(page / "ui" / "vendor", lambda part: fetch(part, cache))
+        (page / "THIRD_PARTY.txt").write_text(notices(root, licenses), encoding="utf-8", newline="\n")
         replace_folder(page, out)
     (root / STAMP).write_bytes(stamp_of(inputs, out))
     size = sum(path.stat().st_size for path in files_of(out))
@@ -112,7 +115,7 @@ def input_hash(root: Path) -> bytes:
     files = [path for folder in folders for path in files_of(root / folder) if path.suffix not in (".pyc", ".gguf")]
     files += [root / name for name in ("pyproject.toml", "hatch_build.py", "LICENSE", "README.md")]
     files += sorted((root / "tools").glob("*web*.*"))
-    digest = hashlib.sha256(repr((PARTS, can_compile())).encode())
+    digest = hashlib.sha256(repr((PARTS, LIBRARIES, can_compile())).encode())
     for path in files:
         content = path.read_bytes()
         digest.update(f"\0{path.relative_to(root).as_posix()} {len(content)}\0".encode() + content)
@@ -190,10 +193,12 @@ def as_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def notices(root: Path) -> str:
-    """Who made what is in pyodide/, under which licences, and these in full."""
-    licenses = "\n\n".join(
-        f"{'=' * 80}\n{path.stem}\n{'=' * 80}\n\n{path.read_text(encoding='utf-8')}" for path in files_of(root / LICENSES)
+def notices(root: Path, of_libraries: dict[str, str]) -> str:
+    """Who made what is in pyodide/ and ui/vendor/, under which licences, and these in full."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in files_of(root / LICENSES)} | of_libraries
+    licenses = "\n\n".join(f"{'=' * 80}\n{name}\n{'=' * 80}\n\n{text}" for name, text in texts.items())
+    libraries = "\n".join(
+        f"{library.part.name} {library.part.version}, {library.what}: {library.license}" for library in LIBRARIES
     )
     return f"""The folder pyodide/ beside this file holds software of others:
 
@@ -212,6 +217,10 @@ Jinja2 {JINJA2.version}, BSD 3-Clause License
 
 MarkupSafe {MARKUPSAFE.version}, BSD 3-Clause License
     Copyright 2010 Pallets. Source: https://github.com/pallets/markupsafe. Changed: without its C part; its files are compiled.
+
+The folder ui/vendor/ holds libraries of the page, from npm; changed: what they import by name they import from there.
+
+{libraries}
 
 wasmrt itself, in this folder and in its wheel, is under the MIT License.
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("cpu")
 PROMPT = "Once upon a time"
 LONG = {"Cross-Origin-Resource-Policy": "cross-origin"}
 
-# What every snippet begins with. `workers` are those that were started and not ended, of the page itself; `left` counts them when
-# the engine, which waits a moment for the next model, has had the time to end.
+# What every snippet begins with. `workers` are those of the page itself that were started and not ended; `left` counts them
+# when the engine, which waits a moment for the next model, has had time to end.
 HEAD = """
 import { open, WasmrtError } from "/wasmrt.js";
 
