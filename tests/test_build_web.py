@@ -19,6 +19,7 @@ import pytest
 from tests.conftest import skip_or_fail
 from tools import build_web, web_compile, web_parts, web_wheels
 from tools.web_parts import JINJA2, PARTS, PYODIDE, BuildError, fetch
+from tools.web_vendor import LIBRARIES, linked
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build" / "cache"
@@ -58,12 +59,13 @@ def contents(archive):
 
 
 def test_the_folder_is_web_and_pyodide(page):
-    """web/ as it is; of Pyodide only what runs; the wheels; the licences. Nothing of the build's own."""
+    """web/ as it is; of Pyodide only what runs; the wheels; the page's libraries; the licences. Nothing of the build's own."""
     ours = {path.relative_to(ROOT / "web").as_posix() for path in (ROOT / "web").rglob("*") if path.is_file()}
     runtime = {"pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json"}
     there = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
+    libraries = {f"ui/vendor/{name}" for library in LIBRARIES for name, _ in library.files.values()}
     names = {name.removeprefix("pyodide/") for name in there if name.startswith("pyodide/")}
-    assert there - {f"pyodide/{name}" for name in names} == ours | {"THIRD_PARTY.txt"}
+    assert there - {f"pyodide/{name}" for name in names} == ours | libraries | {"THIRD_PARTY.txt"}
     assert {name for name in names if not name.endswith(".whl")} == runtime
     assert len(names) == len(runtime) + 3
     for name in ours:
@@ -473,3 +475,13 @@ def test_an_error_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "what npm said\nerror: npm could not fetch it\n"
     assert build_web.main(["--fast"]) == 2
     assert capsys.readouterr().err == "error: unknown arguments '--fast'; there are: --force, --wheel\n"
+
+
+def test_a_library_that_imports_another_is_refused():
+    """Rather than that the page asks for a file which is not there."""
+    part = LIBRARIES[0].part
+    assert linked('import{a as b}from"preact";\n//# sourceMappingURL=x.map', {"preact": "preact.js"}, part) == (
+        'import{a as b}from"./preact.js";\n'
+    )
+    with pytest.raises(BuildError, match="imports 'left-pad', which is not vendored"):
+        linked("import x from 'left-pad'", {}, part)
