@@ -17,9 +17,9 @@ export function DiskFull({ needs, room, onRoom, onWithout, onPart }) {
       <h3 id=${title}>It does not fit on this device's disk</h3>
       <p>A copy needs ${needs}, and this site may keep ${room} more. The model runs without one, but then each visit fetches it again.</p>
       <div class="storage-answers">
-        <button type="button" class="storage-button" onClick=${onRoom}>Make room…</button>
-        <button type="button" class="storage-button" onClick=${onWithout}>Load without a copy</button>
-        ${onPart && html`<button type="button" class="storage-button" onClick=${onPart}>Keep what fits</button>`}
+        <button type="button" class="button button-small" onClick=${onRoom}>Make room…</button>
+        <button type="button" class="button button-small" onClick=${onWithout}>Load without a copy</button>
+        ${onPart && html`<button type="button" class="button button-small" onClick=${onPart}>Keep what fits</button>`}
       </div>
     </section>`;
 }

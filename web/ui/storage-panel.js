@@ -1,19 +1,10 @@
 // What this origin keeps on the visitor's own disk: each model and how much of it, the room there is, and how to delete.
 
 import { estimate, list, persist, remove } from "../storage.js";
+import { bytes, bytesOf, percent } from "./format.js";
 import { html, useEffect, useId, useRef, useState } from "./html.js";
 
 const WORKER = new URL("../prefetch-worker.js", import.meta.url);
-const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
-
-/** In decimal units, as disks are sold and as browsers' settings show them. */
-function size(bytes) {
-  const power = bytes < 1000 ? 0 : Math.min(UNITS.length - 1, Math.floor(Math.log10(bytes) / 3));
-  const value = bytes / 1000 ** power;
-  return `${power === 0 || value >= 100 ? Math.round(value) : value.toPrecision(value < 10 ? 2 : 3)} ${UNITS[power]}`;
-}
-
-const percent = (part, of) => (part >= of ? 100 : Math.min(99, Math.floor((100 * part) / of)));
 
 /** Site and folder, without the file's own name: that stands above it. */
 function place(url) {
@@ -60,7 +51,7 @@ export function StoragePanel({ inUse = "", revision }) {
     const gone = models.filter((model) => !failed.includes(model));
     const names = (of) => of.map(nameOf).join(", ");
     setSaid([
-      gone.length > 0 && `${names(gone)}: deleted, ${size(gone.reduce((sum, { present }) => sum + present, 0))} freed.`,
+      gone.length > 0 && `${names(gone)}: deleted, ${bytes(gone.reduce((sum, { present }) => sum + present, 0))} freed.`,
       failed.length > 0 && `${names(failed)}: still open, perhaps in another tab. Close it there, and delete it then.`,
     ].filter(Boolean).join(" "));
     heading.current?.focus(); // what had the focus is gone
@@ -80,7 +71,7 @@ export function StoragePanel({ inUse = "", revision }) {
       <header class="storage-head">
         <h2 id=${title} ref=${heading} tabindex="-1">Kept on this device</h2>
         ${deletable.length > 1 && asked !== ALL && html`
-          <button type="button" class="storage-button" onClick=${() => setAsked(ALL)}>Delete all…</button>`}
+          <button type="button" class="button button-small" onClick=${() => setAsked(ALL)}>Delete all…</button>`}
       </header>
       ${asked === ALL && html`
         <${Confirm} busy=${busy} yes="Delete all" onYes=${() => drop(deletable)} onNo=${() => setAsked("")}
@@ -123,7 +114,7 @@ function Room({ models, usage, quota }) {
   if (!quota) return null;
   const ours = Math.min(models.reduce((sum, { present }) => sum + present, 0), usage);
   const share = (bytes) => ({ width: `${(100 * bytes) / quota}%` });
-  const text = `${size(usage)} of ${size(quota)} used`;
+  const text = `${bytes(usage)} of ${bytes(quota)} used`;
   return html`
     <div class="storage-room">
       <div class="storage-bar" role="meter" aria-label="Room for this site" aria-valuemin="0" aria-valuemax=${quota}
@@ -133,13 +124,14 @@ function Room({ models, usage, quota }) {
       </div>
       <p class="storage-figures">
         <span>${text}</span>
-        <span class="storage-quiet">${size(Math.max(0, quota - usage))} free for this site</span>
+        <span class="storage-quiet">${bytes(Math.max(0, quota - usage))} free for this site</span>
       </p>
     </div>`;
 }
 
 function Kept({ model, open, asked, busy, onAsk, onYes, onNo }) {
   const { present, whole, url } = model;
+  const share = present / (model.size || 1);
   const button = useRef(null);
   const name = nameOf(model);
   const decline = () => {
@@ -155,18 +147,18 @@ function Kept({ model, open, asked, busy, onAsk, onYes, onNo }) {
       <div class="storage-state">
         ${whole
           ? html`<span class="storage-badge storage-whole">whole</span>`
-          : html`<span class="storage-badge storage-partial">${percent(present, model.size)} % of it</span>`}
+          : html`<span class="storage-badge storage-partial">${percent(share)} of it</span>`}
         ${open && html`<span class="storage-badge storage-open">open now</span>`}
-        <span class="storage-size">${whole ? size(model.size) : `${size(present)} of ${size(model.size)}`}</span>
+        <span class="storage-size">${whole ? bytes(model.size) : bytesOf(present, model.size)}</span>
       </div>
       ${!asked && !open && html`
-        <button type="button" class="storage-button storage-delete" ref=${button} onClick=${onAsk} aria-label=${`Delete ${name}`}>Delete…</button>`}
+        <button type="button" class="button button-small storage-delete" ref=${button} onClick=${onAsk} aria-label=${`Delete ${name}`}>Delete…</button>`}
       ${!whole && html`
-        <span class="storage-part" aria-hidden="true"><span style=${{ width: `${percent(present, model.size)}%` }}></span></span>`}
+        <span class="storage-part" aria-hidden="true"><span style=${{ width: `${100 * share}%` }}></span></span>`}
       <p class="storage-what">${what(whole, open)}</p>
       ${asked && html`
         <${Confirm} busy=${busy} yes="Delete" onYes=${onYes} onNo=${decline}
-          text=${`Delete ${name}? ${size(present)} would have to be fetched again.`} />`}
+          text=${`Delete ${name}? ${bytes(present)} would have to be fetched again.`} />`}
     </li>`;
 }
 
@@ -189,8 +181,8 @@ function Confirm({ text, yes, busy, onYes, onNo }) {
     <div class="storage-confirm" role="alertdialog" aria-labelledby=${id} onKeyDown=${escape}>
       <p id=${id}>${text}</p>
       <div class="storage-answers">
-        <button type="button" class="storage-button" ref=${no} onClick=${onNo} disabled=${busy}>Keep</button>
-        <button type="button" class="storage-button storage-danger" onClick=${onYes} disabled=${busy}>${busy ? "Deleting…" : yes}</button>
+        <button type="button" class="button button-small" ref=${no} onClick=${onNo} disabled=${busy}>Keep</button>
+        <button type="button" class="button button-small storage-danger" onClick=${onYes} disabled=${busy}>${busy ? "Deleting…" : yes}</button>
       </div>
     </div>`;
 }
@@ -202,6 +194,6 @@ function Promised({ persisted, onKeep }) {
       ${persisted
         ? html`<p>The browser keeps these models until you delete them.</p>`
         : html`<p>When the disk fills up, the browser may delete all of them by itself.</p>
-          <button type="button" class="storage-button" onClick=${onKeep}>Keep them</button>`}
+          <button type="button" class="button button-small" onClick=${onKeep}>Keep them</button>`}
     </div>`;
 }
