@@ -4,14 +4,16 @@
  */
 
 import * as engine from "../wasmrt.js";
+import { MOVES, isFull, kindOf, problemOf } from "./errors.js";
+import { memoryText } from "./format.js";
 import { batch, signal } from "./html.js";
-import { stored, store } from "./local.js";
-import { kindOf, problemOf } from "./errors.js";
+import { store, stored } from "./local.js";
 import { Progress } from "./rates.js";
 import { NOTHING_YET, Watched } from "./watched.js";
 
 const OPTIONS = { device: "auto", memory: "", gpuMemory: "", context: "", threads: "", kvType: "", cache: true };
-const POLL_MS = 125;
+const SHORT_CONTEXT = 1024;
+const [POLL_MS, IDLE_POLL_MS] = [125, 2000]; // the map changes while something is read or written; else only a stopped engine shows
 
 /** @type {{value: {kind: "demo" | "served" | "url" | "file", name: string, ref: string | File} | null}} */
 export const choice = signal(null);
@@ -20,11 +22,11 @@ export const options = signal({ ...OPTIONS, ...stored("options", {}) });
 export const phase = signal("idle");
 /** What the engine found in the model's header, as `examine` of wasmrt.js gives it. */
 export const examined = signal(null);
-/** @type {{value: null | {title: string, text: string, kind: string, moves: {label: string, run: () => void}[]}}} */
+/** @type {{value: null | {title: string, text: string, kind: string, trace: string | null, moves: {label: string, run: () => void}[]}}} */
 export const problem = signal(null);
 /** @type {{value: string[]}} what the engine had to say, the last last */
 export const notes = signal([]);
-/** @type {{value: null | {bytes: number, of: number, rate: number, eta: number, done: boolean}}} bytes/s, s */
+/** @type {{value: null | {bytes: number, of: number, rate: number | null, eta: number | null, done: boolean}}} bytes/s, s */
 export const progress = signal(null);
 /** @type {{value: engine.Model | null}} */
 export const model = signal(null);
@@ -32,46 +34,60 @@ export const map = signal(null);
 /** @type {{value: Watched | null}} */
 export const writing = signal(null);
 export const speeds = signal(NOTHING_YET);
-/** @type {{value: null | string}} which dialog is open: "storage", "about", ... */
+/** @type {{value: null | string}} which dialog is open: "storage", "about", "engine", "conversations" */
 export const panel = signal(null);
-
-let attempt = null; // an AbortController: what is being examined or opened
+/** Whether the chat is shown: from when a model first could write until another is chosen, through restarts. */
+export const entered = signal(false);
+/** @type {{value: object[]}} models of this page's own server, as its list has them */
+export const served = signal([]);
 
 export const DEMO = { kind: "demo", name: "Demo model", ref: "models/demo.gguf" };
 
+let attempt = null; // an AbortController: of what is being examined or opened
+let wake = () => {}; // the map is asked for at once
+
 /** Read the header of a model and plan for it. Nothing large is read. */
 export async function examine(chosen) {
-  await close();
+  leave();
   batch(() => {
     choice.value = chosen;
     examined.value = null;
     notes.value = [];
+    speeds.value = NOTHING_YET;
   });
   await plan();
 }
 
-/** Choose an option; what was examined is planned anew. */
+/** Choose options; what was examined is planned anew. @param {Partial<typeof OPTIONS>} changes */
 export function choose(changes) {
   options.value = { ...options.value, ...changes };
   store("options", options.value);
-  if (phase.value === "planned" || phase.value === "examining") plan();
+  const matters = Object.keys(changes).some((name) => name !== "cache");
+  if (matters && choice.value && ["planned", "examining", "idle"].includes(phase.value)) plan();
 }
 
 async function plan() {
   const mine = begin("examining");
   try {
     const found = await engine.examine(choice.value.ref, { ...forEngine(), signal: mine.signal, onnote: note });
-    if (attempt === mine) batch(() => ((examined.value = found), (phase.value = "planned")));
+    if (attempt !== mine) return;
+    batch(() => ((examined.value = found), (phase.value = "planned")));
+    if (!found.runs) fail({ kind: found.kind, message: found.why_not }, "examine");
   } catch (error) {
-    if (attempt === mine) fail(error, "examine");
+    if (attempt !== mine) return;
+    phase.value = "idle";
+    fail(error, "examine");
   }
 }
 
 /** Open the chosen model: it can write when its weights are still on their way. */
 export async function load() {
+  const before = model.value;
   const mine = begin("opening");
+  model.value = map.value = progress.value = writing.value = null;
   const far = new Progress((now) => attempt === mine && (progress.value = now));
   try {
+    await before?.close();
     const opened = await engine.open(choice.value.ref, {
       ...forEngine(),
       cache: options.value.cache,
@@ -80,35 +96,37 @@ export async function load() {
       onprogress: (bytes, of) => far.tell(bytes, of),
     });
     if (attempt !== mine) return void opened.close();
-    batch(() => ((model.value = opened), (phase.value = "ready")));
+    batch(() => ((model.value = opened), (phase.value = "ready"), (entered.value = true)));
     watchMap(opened);
     await opened.loaded();
   } catch (error) {
-    if (attempt === mine) fail(error, "open");
+    if (attempt !== mine) return;
+    if (!model.value) phase.value = examined.value ? "planned" : "idle";
+    fail(error, "open");
   }
 }
 
-/** Break off what is being examined or loaded. */
-export async function cancel() {
-  await close();
-  if (examined.value) phase.value = "planned";
+/** Break off what is being examined or loaded; the plan stays. */
+export function cancel() {
+  leave();
 }
 
-/** Give the model's memory back. What was written stays. */
+/** Give the model's memory back and show the plan again. Conversations stay. */
 export async function close() {
-  attempt?.abort();
-  attempt = null;
-  const closing = model.value?.close();
-  batch(() => {
-    model.value = map.value = progress.value = problem.value = writing.value = null;
-    phase.value = "idle";
-  });
-  await closing;
+  await leave();
 }
 
-/** Keep to a smaller budget from now on. */
-export async function lowerMemory(text) {
-  await model.value.lowerMemory(text);
+/** Keep to a smaller budget from now on. @param {string} memory such as "700MiB" */
+export async function lowerMemory(memory) {
+  const mine = model.value;
+  try {
+    await mine.lowerMemory(memory);
+    if (model.value !== mine) return;
+    options.value = { ...options.value, memory };
+    examined.value = { ...examined.value, plan: mine.plan };
+  } catch (error) {
+    if (model.value === mine) fail(error, "write");
+  }
 }
 
 /**
@@ -117,12 +135,31 @@ export async function lowerMemory(text) {
  * @returns {Watched} to be read like the Generation: `for await`, stop(), text, tokens, stats
  */
 export function startText(run) {
-  const text = new Watched(run(model.value), (now) => (speeds.value = now), (error) => {
-    if (writing.value === text) writing.value = null;
-    if (error) fail(error, "write");
-  });
-  writing.value = text;
+  const text = new Watched(
+    run(model.value),
+    (now) => (speeds.value = now),
+    (error) => {
+      if (writing.value === text) writing.value = null;
+      if (error && model.value) fail(error, "write");
+    },
+  );
+  batch(() => ((writing.value = text), (problem.value = null)));
+  wake();
   return text;
+}
+
+/** What nobody caught: the page goes on, but says so. */
+export function unexpected(error) {
+  if (!problem.value) fail(error, "page");
+}
+
+/** Ask this page's own server for its models; a static host has no list. */
+export async function lookForServed() {
+  const answer = await fetch("models").catch(() => null);
+  if (!answer?.ok || !answer.headers.get("Content-Type")?.includes("json")) return;
+  const { models } = await answer.json();
+  const demo = new URL(DEMO.ref, document.baseURI).pathname;
+  served.value = models.filter(({ url, shard }) => !shard && url !== demo);
 }
 
 function begin(which) {
@@ -132,24 +169,78 @@ function begin(which) {
   return attempt;
 }
 
+/** The model is closed, nothing more is waited for. */
+async function leave() {
+  attempt?.abort();
+  attempt = null;
+  const before = model.value;
+  batch(() => {
+    model.value = map.value = progress.value = problem.value = writing.value = null;
+    entered.value = false;
+    phase.value = examined.value ? "planned" : "idle";
+  });
+  await before?.close();
+}
+
 function fail(error, doing) {
   if (kindOf(error) === "AbortError") return;
-  problem.value = problemOf(error, doing);
+  if (kindOf(error) === "EngineStopped") model.value = map.value = writing.value = null;
+  const needs = examined.value?.needs_bytes ?? examined.value?.plan?.minimum_bytes;
+  const found = problemOf(error, doing, { ...options.value, needs });
+  problem.value = { ...found, moves: found.moves.map((move) => ({ label: MOVES[move], run: () => runMove(move) })) };
+}
+
+function runMove(move) {
+  const found = examined.value;
+  const changes = {
+    cpu: { device: "cpu" },
+    enough: found && { memory: memoryText(found.needs_bytes ?? found.plan?.minimum_bytes) },
+    automatic: { memory: "" },
+    automaticContext: { context: "" },
+    shorter: { context: String(SHORT_CONTEXT) },
+    longer: found && { context: String(Math.min(found.n_ctx_train, 2 * (model.value?.plan.context ?? SHORT_CONTEXT))) },
+    less: { memory: memoryText(Math.max((found?.plan?.total_bytes ?? 0) / 2, found?.plan?.minimum_bytes ?? 2 ** 28)) },
+    withoutCopy: { cache: false },
+  }[move];
+  problem.value = null;
+  if (move === "room") panel.value = "storage";
+  else if (move === "other") leave();
+  else if (move === "examine") plan();
+  else if (move === "load" || move === "restart") load();
+  else if (changes) {
+    const reopen = entered.value;
+    choose(changes);
+    if (reopen) load();
+  }
 }
 
 function note(text) {
-  notes.value = [...notes.value, text];
+  notes.value = [...notes.value.filter((one) => one !== text), text];
+  if (!isFull(text)) return;
+  const moves = ["dismiss", "room"].map((move) => ({ label: move === "dismiss" ? MOVES.withoutCopy : MOVES[move], run: () => runMove(move) }));
+  problem.value = { title: "This device's disk is full", text, kind: "DiskFull", trace: null, moves };
 }
 
+/** Options as wasmrt.js takes them; what was left empty is the engine's choice. */
 function forEngine() {
-  const { cache, ...given } = options.value;
-  const used = Object.entries(given).filter(([, value]) => value !== "");
-  return Object.fromEntries(used.map(([name, value]) => [name, ["context", "threads"].includes(name) ? Number(value) : value]));
+  const { device, memory, gpuMemory, context, threads, kvType } = options.value;
+  const given = { device, memory, gpuMemory, context: context && Number(context), threads: threads && Number(threads), kvType };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== ""));
 }
 
 async function watchMap(opened) {
-  while (model.value === opened && opened.map) {
-    if (!progress.value?.done || writing.value || !map.value) map.value = await opened.map();
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  try {
+    while (model.value === opened) {
+      const now = await opened.map();
+      if (model.value !== opened) return;
+      map.value = now;
+      writing.value?.stalled(now.stalled_seconds);
+      await new Promise((resolve) => {
+        wake = resolve;
+        setTimeout(resolve, writing.value || !progress.value?.done ? POLL_MS : IDLE_POLL_MS);
+      });
+    }
+  } catch (error) {
+    if (model.value === opened) fail(error, "write");
   }
 }

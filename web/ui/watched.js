@@ -12,6 +12,7 @@ export class Watched {
   #begun = performance.now();
   #pace = new Pace();
   #now = NOTHING_YET;
+  #stalledBefore = null;
   #ended = false;
 
   /**
@@ -66,6 +67,15 @@ export class Watched {
   async stop() {
     await this.#text.stop();
     this.#over();
+  }
+
+  /** Told how long the model has waited for bytes, all its life: what it has since this text began is the text's. */
+  stalled(seconds) {
+    if (this.#ended) return;
+    const passed = (performance.now() - this.#begun) / 1000;
+    this.#stalledBefore ??= seconds;
+    this.#now = { ...this.#now, stalled: Math.min(1, (seconds - this.#stalledBefore) / passed) };
+    this.#tell(this.#now);
   }
 
   #measure() {

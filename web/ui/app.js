@@ -1,0 +1,81 @@
+// The page: its header, the first screen or the chat, and the dialogs above them.
+
+import { About } from "./about.js";
+import { Conversations } from "./conversations.js";
+import { Dialog } from "./dialog.js";
+import { DropTarget } from "./drop.js";
+import { EnginePanel } from "./engine-panel.js";
+import { Header } from "./header.js";
+import { Live } from "./live.js";
+import { Start } from "./start.js";
+import { StoragePanel } from "./storage-panel.js";
+import { Work } from "./work.js";
+import { chosenByText } from "./picker.js";
+import { html, render, useEffect } from "./html.js";
+import { DEMO, choice, entered, examine, lookForServed, model, panel, phase, unexpected } from "./session.js";
+
+function App() {
+  const work = entered.value;
+  useEffect(() => {
+    document.title = work ? `${choice.value.name} · wasmrt` : "wasmrt: any GGUF model, in this tab";
+    document.getElementById("app").classList.toggle("app-work", work);
+    if (!work) document.getElementById("main").focus({ preventScroll: true });
+  }, [work]);
+  return html`
+    <a class="skip" href="#main">Skip to the content</a>
+    <${Header} />
+    <main id="main" tabindex="-1">${work ? html`<${Work} />` : html`<${Start} />`}</main>
+    ${!work && html`<${Foot} />`}
+    <${Panels} />
+    <${DropTarget} />
+    <${Live} />`;
+}
+
+function Foot() {
+  return html`
+    <footer class="foot">
+      <span>Runs on WebAssembly and WebGPU</span>
+      <button type="button" class="button-link" onClick=${() => (panel.value = "about")}>How it works</button>
+      <a href="THIRD_PARTY.txt">Licences</a>
+    </footer>`;
+}
+
+const PANELS = {
+  storage: { label: "Storage", content: () => html`<${StoragePanel} inUse=${urlInUse()} revision=${phase.value} />` },
+  about: { title: "About wasmrt", content: () => html`<${About} />` },
+  engine: { title: "Engine", content: () => html`<${EnginePanel} />` },
+  conversations: { label: "Conversations", content: () => html`<${Conversations} />` },
+};
+
+function Panels() {
+  const open = PANELS[panel.value];
+  if (!open) return null;
+  const { content, ...names } = open;
+  return html`<${Dialog} key=${panel.value} ...${names} onClose=${() => (panel.value = null)}>${content()}</${Dialog}>`;
+}
+
+function urlInUse() {
+  const ref = model.value && choice.value.ref;
+  return typeof ref === "string" ? (/^hf:/i.test(ref) ? ref : new URL(ref, document.baseURI).href) : "";
+}
+
+/** The address names the model that was chosen by a link, so that it can be shared, and a reload comes back to it. */
+function keepAddress() {
+  const { kind, ref } = choice.value;
+  const address = new URL(location.href);
+  if (kind === "url" || kind === "served") address.searchParams.set("model", ref);
+  else address.searchParams.delete("model");
+  if (address.href !== location.href) history.replaceState(null, "", address);
+}
+
+export function start(root) {
+  addEventListener("error", ({ error, message }) => error && unexpected(error ?? new Error(message)));
+  addEventListener("unhandledrejection", ({ reason }) => unexpected(reason));
+  root.replaceChildren();
+  render(html`<${App} />`, root);
+  choice.subscribe((chosen) => chosen && keepAddress());
+  const wanted = new URLSearchParams(location.search).get("model");
+  // Reading a header starts the engine, too: whoever looks at the page for some seconds need not wait for Python.
+  examine((wanted && chosenByText(wanted)) || DEMO);
+  lookForServed();
+}

@@ -1,0 +1,22 @@
+// What the engine had to say besides.
+
+import { Icon } from "./icons.js";
+import { html, useState } from "./html.js";
+import { notes } from "./session.js";
+
+export function Notes() {
+  if (!notes.value.length) return null;
+  return html`<ul class="notes">${notes.value.map((text, i) => html`<li key=${i}>${text}</li>`)}</ul>`;
+}
+
+/** The latest one, above the chat until it was read. */
+export function Notice() {
+  const [read, setRead] = useState(0);
+  const { value: all } = notes;
+  if (all.length <= read) return null;
+  return html`
+    <div class="notice" role="status">
+      <p>${all.at(-1)}</p>
+      <button type="button" class="button button-icon" aria-label="Dismiss" onClick=${() => setRead(all.length)}><${Icon} name="close" /></button>
+    </div>`;
+}

@@ -1,0 +1,114 @@
+// Choosing a model: the demo, one of this server's, a link, a file.
+
+import { bytes, count } from "./format.js";
+import { Icon } from "./icons.js";
+import { html, useId, useRef, useState } from "./html.js";
+import { DEMO, choice, examine, served } from "./session.js";
+
+const EXAMPLES = [
+  ["Qwen 2.5 0.5B", "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf"],
+  ["Llama 3.2 1B", "hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf"],
+  ["Qwen 2.5 7B", "hf:bartowski/Qwen2.5-7B-Instruct-GGUF/Qwen2.5-7B-Instruct-Q4_K_M.gguf"],
+];
+
+export function Picker() {
+  const chosen = choice.value;
+  return html`
+    <div class="pick">
+      <${LinkField} />
+      <ul class="pick-list pick-more" aria-label="Models">
+        <${Item} sign="spark" name="Demo model" facts="A small storyteller that comes with this page" choice=${DEMO} />
+        ${served.value.map((one) => html`
+          <${Item} key=${one.url} sign="server" name=${one.title ?? one.name} facts=${factsOf(one)} size=${one.size}
+            choice=${{ kind: "served", name: one.name, ref: one.url }} />`)}
+        ${chosen?.kind === "url" && html`
+          <${Item} sign="link" name=${chosen.name} facts=${chosen.ref} choice=${chosen} />`}
+        ${chosen?.kind === "file" && html`
+          <${Item} sign="file" name=${chosen.name} facts="From your disk; it is not uploaded" size=${chosen.ref.size} choice=${chosen} />`}
+      </ul>
+      <${FileButton} />
+    </div>`;
+}
+
+function factsOf({ architecture, n_parameters: n, runs, why_not: whyNot, error, title, name }) {
+  if (error || runs === false) return `Does not run: ${error ?? whyNot}`;
+  return [title && name, architecture, n && `${count(n)} parameters`].filter(Boolean).join(" · ");
+}
+
+function Item({ sign, name, facts, size, choice: of }) {
+  const current = choice.value;
+  const pressed = current?.kind === of.kind && current.ref === of.ref;
+  return html`
+    <li>
+      <button type="button" class="pick-item" aria-pressed=${pressed ? "true" : "false"} onClick=${() => examine(of)}>
+        <span class="pick-sign"><${Icon} name=${sign} /></span>
+        <span>
+          <span class="pick-name">${name}</span>
+          <span class="pick-facts">${facts}</span>
+        </span>
+        ${size > 0 && html`<span class="pick-size">${bytes(size)}</span>`}
+      </button>
+    </li>`;
+}
+
+function LinkField() {
+  const [text, setText] = useState("");
+  const [wrong, setWrong] = useState("");
+  const field = useRef(null);
+  const id = useId();
+  const submit = (event) => {
+    event.preventDefault();
+    const chosen = chosenByText(text.trim());
+    setWrong(chosen ? "" : "That is neither a link (https://…) nor hf:owner/repository/file.gguf.");
+    if (chosen) examine(chosen);
+    else field.current.focus();
+  };
+  const example = (ref) => {
+    setText(ref);
+    setWrong("");
+    examine(chosenByText(ref));
+  };
+  return html`
+    <form onSubmit=${submit} novalidate>
+      <label class="pick-label" for=${id}>Link to a GGUF file, or a Hugging Face reference</label>
+      <div class="pick-line">
+        <input id=${id} ref=${field} class="field" type="text" inputmode="url" autocomplete="off" autocapitalize="off" spellcheck="false"
+          placeholder="https://….gguf or hf:owner/repository" value=${text} aria-invalid=${wrong ? "true" : undefined}
+          aria-describedby=${`${id}-hint`} onInput=${(event) => setText(event.target.value)} />
+        <button type="submit" class="button button-primary">Check it</button>
+      </div>
+      <p id=${`${id}-hint`} class=${`pick-hint ${wrong && "pick-wrong"}`}>
+        ${wrong || html`For example ${EXAMPLES.map(([name, ref], i) => html`
+          ${i > 0 && ", "}<button type="button" class="button-link" onClick=${() => example(ref)}>${name}</button>`)}. Only its header is read at first.`}
+      </p>
+    </form>`;
+}
+
+/** What somebody typed or a link names, as a choice; null if it names nothing. */
+export function chosenByText(text) {
+  if (!text) return null;
+  if (/^hf:[^/]+\/[^/]+/i.test(text)) return { kind: "url", name: text.slice(text.lastIndexOf("/") + 1), ref: text };
+  const url = URL.canParse(text) ? new URL(text) : /^[^\s]+\.gguf$/i.test(text) ? new URL(text, document.baseURI) : null;
+  if (!url || !/^https?:$/.test(url.protocol)) return null;
+  if (url.href === new URL(DEMO.ref, document.baseURI).href) return DEMO;
+  return { kind: "url", name: decodeURIComponent(url.pathname.split("/").pop()) || url.host, ref: text };
+}
+
+export const chosenByFile = (file) => ({ kind: "file", name: file.name, ref: file });
+
+function FileButton() {
+  const input = useRef(null);
+  const pick = (event) => {
+    const [file] = event.target.files;
+    event.target.value = ""; // so that the same file can be picked again
+    if (file) examine(chosenByFile(file));
+  };
+  return html`
+    <p class="pick-hint">
+      <button type="button" class="button button-small" onClick=${() => input.current.click()}>
+        <${Icon} name="file" />Choose a file…
+      </button>
+      <span class="wide-only">${"  "}or drop one anywhere on this page</span>
+      <input ref=${input} type="file" accept=".gguf" hidden aria-label="A GGUF file from your disk" onChange=${pick} />
+    </p>`;
+}

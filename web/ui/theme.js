@@ -1,0 +1,18 @@
+// Light, dark, or as the system has it. Loaded before anything is painted, so it imports nothing that takes time.
+
+import { store, stored } from "./local.js";
+
+export const THEMES = ["auto", "light", "dark"];
+
+const root = document.documentElement;
+const known = (theme) => (THEMES.includes(theme) ? theme : "auto");
+
+export const theme = () => known(root.dataset.theme);
+
+export function setTheme(wanted) {
+  if (known(wanted) === "auto") delete root.dataset.theme;
+  else root.dataset.theme = wanted;
+  store("theme", known(wanted) === "auto" ? undefined : wanted);
+}
+
+setTheme(stored("theme", "auto"));
