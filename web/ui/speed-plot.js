@@ -1,0 +1,114 @@
+// Tokens/s over time, drawn by uPlot, which is fetched when there is something to draw. It follows the theme and its element's width.
+
+const HEIGHT = 120;
+const THEMES = "(prefers-color-scheme: dark)";
+
+export class SpeedPlot {
+  #root;
+  #plot = null;
+  #series = [];
+  #closed = false;
+  #ends = [];
+
+  /** @param {HTMLElement} root */
+  constructor(root) {
+    this.#root = root;
+    this.#start();
+  }
+
+  /** @param {[number, number][]} series seconds since the text began, tokens/s */
+  show(series) {
+    this.#series = series;
+    this.#plot?.setData(columns(series));
+  }
+
+  close() {
+    this.#closed = true;
+    for (const end of this.#ends) end();
+    this.#plot?.destroy();
+  }
+
+  async #start() {
+    const [{ default: UPlot }] = await Promise.all([import("./vendor/uplot.js"), styled()]);
+    if (this.#closed) return;
+    const draw = () => {
+      this.#plot?.destroy();
+      this.#plot = new UPlot(options(this.#root), columns(this.#series), this.#root);
+    };
+    draw();
+    const resized = new ResizeObserver(([{ contentRect }]) => {
+      if (contentRect.width && contentRect.width !== this.#plot.width) this.#plot.setSize({ width: contentRect.width, height: HEIGHT });
+    });
+    resized.observe(this.#root);
+    const themed = new MutationObserver(draw);
+    themed.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+    const system = matchMedia(THEMES);
+    system.addEventListener("change", draw);
+    this.#ends.push(() => resized.disconnect(), () => themed.disconnect(), () => system.removeEventListener("change", draw));
+  }
+}
+
+function columns(series) {
+  return [series.map(([at]) => at), series.map(([, rate]) => rate)];
+}
+
+function options(root) {
+  const colour = (name) => resolved(root, name);
+  const grid = { stroke: colour("--line"), width: 1 };
+  const axis = { stroke: colour("--muted"), grid, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+  return {
+    width: root.clientWidth,
+    height: HEIGHT,
+    legend: { show: false },
+    cursor: { show: false },
+    padding: [8, 8, 0, 0],
+    scales: { x: { time: false }, y: { range: (_, low, high) => [0, Math.max(high * 1.15, 0.1)] } },
+    axes: [
+      { ...axis, grid: { show: false }, size: 22, gap: 4, values: (_, at) => at.map((t) => `${t} s`), space: 60 },
+      { ...axis, size: 36, gap: 6, space: 32 },
+    ],
+    series: [
+      {},
+      {
+        stroke: colour("--map-resident"),
+        width: 2,
+        fill: (plot) => {
+          const { top, height } = plot.bbox;
+          const shade = plot.ctx.createLinearGradient(0, top, 0, top + height);
+          shade.addColorStop(0, withAlpha(colour("--map-resident"), 0.28));
+          shade.addColorStop(1, withAlpha(colour("--map-resident"), 0));
+          return shade;
+        },
+        points: { show: false },
+      },
+    ],
+  };
+}
+
+/** A custom property as a canvas takes it: computed, as light-dark() is only known to style. */
+function resolved(root, name) {
+  const probe = document.createElement("i");
+  probe.style.color = `var(${name})`;
+  root.append(probe);
+  const { color } = getComputedStyle(probe);
+  probe.remove();
+  return color;
+}
+
+function withAlpha(colour, alpha) {
+  return colour.replace(/^rgb\((.*)\)$/, `rgba($1, ${alpha})`);
+}
+
+let style = null;
+
+/** uPlot's own style sheet, once. */
+function styled() {
+  style ??= new Promise((resolve, reject) => {
+    const href = new URL("./vendor/uplot.css", import.meta.url).href;
+    const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href });
+    link.onload = resolve;
+    link.onerror = () => reject(new Error("the plot's style sheet could not be fetched"));
+    document.head.append(link);
+  });
+  return style;
+}
