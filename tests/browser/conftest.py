@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.browser.engines import ENGINES, Browser, missing
+from tests.browser.pages import chromium, page_files, page_server, visit, visits  # noqa: F401  fixtures, of a person's visits
 from tests.browser.server import PageHung, PageState, Site
 from tests.conftest import skip_or_fail
 from tools.build_web import build

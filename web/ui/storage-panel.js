@@ -8,7 +8,7 @@ const WORKER = new URL("../prefetch-worker.js", import.meta.url);
 
 /** Site and folder, without the file's own name: that stands above it. */
 function place(url) {
-  if (!url) return "where it came from is not known any more";
+  if (!url) return "just begun, or broken";
   if (!URL.canParse(url)) return url;
   const { host, origin, pathname } = new URL(url);
   const folder = pathname.split("/").slice(1, -1).join("/");
@@ -96,7 +96,7 @@ export function StoragePanel({ inUse = "", revision }) {
 }
 
 const ALL = "all of them"; // no key looks like that
-const nameOf = ({ name }) => name || "a broken copy";
+const nameOf = ({ name }) => name || "unnamed copy";
 
 /** Why nothing is kept here, and what that means. */
 function NoDisk({ why }) {
