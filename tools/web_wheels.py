@@ -15,7 +15,7 @@ from tools.web_parts import MARKUPSAFE
 # page asks its server for. sync.py stays: its functions say what to use instead.
 NOT_IN_A_PAGE = (
     "wasmrt/__main__.py", "wasmrt/cli.py", "wasmrt/serve/*",
-    "wasmrt/bench.py", "wasmrt/doctor.py", "wasmrt/pull.py", "wasmrt/inspect.py", "wasmrt/planning.py",
+    "wasmrt/bench.py", "wasmrt/doctor.py", "wasmrt/pull.py", "wasmrt/inspect.py",
     "wasmrt/*_native.py", "wasmrt/device/reference.py", "wasmrt/gguf/quants.py",
     "wasmrt/store/http.py", "wasmrt/store/remote.py", "wasmrt/store/cache.py", "wasmrt/store/disk_copy.py",
     "wasmrt/store/room.py", "wasmrt/store/lock.py", "wasmrt/store/intervals.py", "wasmrt/store/http_rules.py",

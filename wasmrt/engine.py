@@ -22,7 +22,7 @@ from wasmrt.options import EngineOptions, Ref, SamplerOptions, parse_bytes
 from wasmrt.resources import demo_model
 from wasmrt.speed import Prediction, predict_for
 from wasmrt.store.memory import Memory
-from wasmrt.store.open import open_model, read_header
+from wasmrt.store.open import Opened, open_model, read_header
 from wasmrt.store.source import Source
 from wasmrt.store.store import LayerStore, Progress
 from wasmrt.text import Generation, Pieces, PlainIds, check_stops
@@ -41,7 +41,7 @@ log = logging.getLogger("wasmrt")
 
 
 async def open(
-    ref: Ref | None = None,
+    ref: Ref | Opened | None = None,
     *,
     device: str = "auto",
     memory: int | str | None = None,
@@ -83,7 +83,7 @@ async def open(
         try:
             placed = await _place(source, header, choice, options, progress, wait=wait)
         except FAILURES as error:
-            placed = await _place_on_cpu(source, header, options, _why_cpu(options, choice, error), progress, wait)
+            placed = await _place_on_cpu(source, header, options, why_cpu(options, choice, error), progress, wait)
     except BaseException:
         await source.close()
         raise
@@ -158,7 +158,7 @@ async def _place(
     return Placed(fitted, choice, memory, store, device, bounds)
 
 
-def _why_cpu(options: EngineOptions, choice: Choice, error: WasmrtError) -> str:
+def why_cpu(options: EngineOptions, choice: Choice, error: WasmrtError) -> str:
     """Why the CPU computes instead, if "auto" took the device that has failed; else raises the error, with what to do."""
     if choice.gpu is None or isinstance(error, ContextFull):
         raise error
@@ -456,7 +456,7 @@ class Model:
         """
         if self._closed:
             raise error
-        why = _why_cpu(self._options, self._choice, error)
+        why = why_cpu(self._options, self._choice, error)
         self._failed = error
         await self._placed.close()  # first, as there may not be room for both
         options = replace(self._options, context=self.context)
@@ -530,6 +530,11 @@ class Model:
         return [index(i) for i in ids]
 
     # The rest
+
+    @property
+    def opened(self) -> Opened:
+        """Its file, for another plan; the model is still who closes that."""
+        return Opened(self._source, self._header)
 
     @property
     def stats(self) -> ModelStats:

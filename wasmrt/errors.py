@@ -37,7 +37,14 @@ class SourceError(WasmrtError):
 
 
 class BudgetError(WasmrtError):
-    """Weights, cache and activations exceed a budget; the message states the minimum."""
+    """Weights, cache and activations exceed a budget; the message states the minimum.
+
+    `needs_bytes`: that minimum, of the `budget` that is meant ("memory" or "gpu_memory"); None: it is not known.
+    """
+
+    def __init__(self, message: str, needs_bytes: int | None = None, budget: str = "memory") -> None:
+        super().__init__(message)
+        self.needs_bytes, self.budget = needs_bytes, budget
 
 
 class ContextFull(BudgetError):

@@ -11,16 +11,21 @@ import time
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from wasmrt import engine
+from wasmrt import browser, engine
 from wasmrt.errors import DeviceError, WasmrtError
+from wasmrt.options import EngineOptions, parse_bytes
+from wasmrt.speed import Measured
+from wasmrt.store.open import Opened, open_model
 from wasmrt.text import Generation
 
 # A message, and numbers that go with it (format "f").
 Post = Callable[[str, "memoryview[Any] | None"], None]
 
+EXAMINED_SECONDS = 60.0  # what was examined stays open so long: whoever plans again, or opens it, need not read its header anew
 PROGRESS_SECONDS = 0.1  # between two messages about the same load
 MOST_AHEAD = 64  # pieces that are computed while the page has not asked for more
 
@@ -37,6 +42,10 @@ class Page:
         self._texts: dict[int, Outgoing] = {}
         self._stopped: set[int] = set()  # requests that are to end before they have begun
         self._owners: dict[int, int] = {}  # request -> the model that it is about
+        self._keys: dict[int, str] = {}  # of what is open: how the page names it
+        self._examined: Examined | None = None
+        self._examining = asyncio.Lock()
+        self._measured = Measured()
         self._notes = _Notes(self)
         logging.getLogger("wasmrt").addHandler(self._notes)
 
@@ -64,6 +73,7 @@ class Page:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._forget()
         for number in list(self._models):
             await self._models.pop(number).close()
         logging.getLogger("wasmrt").removeHandler(self._notes)
@@ -103,8 +113,15 @@ class Page:
         what, options = message["do"], message.get("options", {})
         if isinstance(options.get("seed"), str):
             options["seed"] = int(options["seed"])  # JavaScript's numbers end at 2**53
+        ref = message.get("ref") if ref is None else ref
+        key = message.get("key") or (ref if isinstance(ref, str) else "")
         if what == "open":
-            return await self._open(message["id"], message.get("ref") if ref is None else ref, options), None
+            return await self._open(message["id"], ref, key, options), None
+        if what == "examine":
+            return await self._examine(ref, key, options), None
+        if what == "forget":
+            await self._forget()
+            return None, None
         if what == "close":
             await self._close(message["model"], message["id"])
             return None, None
@@ -133,11 +150,65 @@ class Page:
                 return model.plan.as_dict(), None
         raise ValueError(f"{what!r} is no request")
 
-    async def _open(self, number: int, ref: Any, options: dict[str, Any]) -> dict[str, Any]:
+    async def _open(self, number: int, ref: Any, key: str, options: dict[str, Any]) -> dict[str, Any]:
         progress = Progress(partial(self._tell_progress, number))
+        async with self._examining:
+            known, self._examined = self._examined, None
+            if known is not None:
+                known.leave()
+                if (known.key, known.cache) == (key, options.get("cache", True)):
+                    ref = known.opened  # whoever opens it closes it, also if that fails
+                else:
+                    await known.opened.source.close()
         model = await engine.open(ref, **options, wait=False, progress=progress)
-        self._models[number] = model
+        self._models[number], self._keys[number] = model, key
         return {"name": model.name, "config": model.config.as_dict(), "plan": model.plan.as_dict()}
+
+    async def _examine(self, ref: Any, key: str, options: dict[str, Any]) -> dict[str, Any]:
+        """What would come of opening a model, which is not opened: of a file that is known nothing is read again."""
+        from wasmrt import planning  # only here: the engine starts sooner without
+
+        budgets = {name: parse_bytes(options.get(name)) for name in ("memory", "gpu_memory")}
+        cache = options.pop("cache", True)
+        chosen = EngineOptions(**{**options, **budgets})
+        async with self._examining:  # one at a time: what is measured has the machine to itself
+            in_use = next((self._models[n].opened for n, name in self._keys.items() if name == key), None)
+            opened = in_use or await self._look_at(ref, key, cache)
+            try:
+                found = await planning.outlook(opened, chosen, self._measured)
+            except WasmrtError:
+                await self._forget_now()
+                raise
+        if browser.IN_PAGE:
+            await browser.load("storage")
+            room = await browser.module("storage").estimate()
+            found["download"] |= {"quota": float(room.quota), "usage": float(room.usage)}
+        else:
+            found["download"] |= {"quota": None, "usage": None}
+        return found
+
+    async def _look_at(self, ref: Any, key: str, cache: bool) -> Opened:
+        """The header of a model, read if it is not that of what was examined last."""
+        known = self._examined
+        if known is None or (known.key, known.cache) != (key, cache):
+            await self._forget_now()
+            opened = Opened(*await open_model(ref, cache))
+            known = self._examined = Examined(key, cache, opened)
+        known.stay(EXAMINED_SECONDS, lambda: asyncio.ensure_future(self._forget(known)))
+        return known.opened
+
+    async def _forget(self, which: "Examined | None" = None) -> None:
+        """Close what was examined last; `which`: if it still is that."""
+        async with self._examining:
+            if which is None or which is self._examined:
+                await self._forget_now()
+
+    async def _forget_now(self) -> None:
+        known, self._examined = self._examined, None
+        if known is not None:
+            known.leave()
+            self._measured.forget(known.opened.source)
+            await known.opened.source.close()
 
     def _tell_progress(self, number: int, done: int, total: int) -> None:
         self.send({"id": number, "progress": [done, total]})
@@ -145,6 +216,7 @@ class Page:
     async def _close(self, number: int, request: int) -> None:
         """Close a model, after what was asked of it was cancelled. Closing it again does nothing."""
         model = self._models.pop(number, None)
+        self._keys.pop(number, None)
         tasks = [self._tasks[one] for one, owner in self._owners.items() if owner == number and one != request]
         for task in tasks:
             task.cancel()
@@ -166,6 +238,26 @@ class Page:
 
     def _tell_pieces(self, number: int, pieces: list[str], tokens: list[int]) -> None:
         self.send({"id": number, "pieces": pieces, "tokens": tokens})
+
+
+@dataclass(eq=False)
+class Examined:
+    """A model that was looked at, and may be opened or planned for again."""
+
+    key: str
+    cache: bool
+    opened: Opened
+    timer: asyncio.TimerHandle | None = None
+
+    def stay(self, seconds: float, then: Callable[[], object]) -> None:
+        """For so long from now on."""
+        self.leave()
+        self.timer = asyncio.get_running_loop().call_later(seconds, then)
+
+    def leave(self) -> None:
+        """Somebody else sees to its end."""
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class Outgoing:

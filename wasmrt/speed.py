@@ -21,12 +21,15 @@ from wasmrt.program.ops import Program
 from wasmrt.program.record import Recorder
 from wasmrt.store.layers import Entry, Kind, LayerTable, Segment
 from wasmrt.store.plan import GpuLedger, OnGpu, Plan
-from wasmrt.store.source import Source
+from wasmrt.store.source import Source, fetched_of
 
 READ_SECONDS = 0.2  # how long a source is measured
 READ_BYTES = 64 << 20  # and how many bytes at most
 FIRST_PIECE, PIECE = 256 << 10, 4 << 20  # of the first read and of any: a slow link has an answer in a moment, too
 READERS = 4
+PROBE_SECONDS = 0.4  # how long a download is tried
+PROBE_BYTES, PROBE_SHARE = 8 << 20, 16  # of it, at most, and one part in so many of what is to come
+PROBES = 8  # reads
 COMPUTE_BYTES = 16 << 20  # of the weights that kernels are measured on: more than a core's own caches hold
 COMPUTE_RUNS = 4
 COMPUTE_SECONDS = 0.2  # after which there is no further run
@@ -75,18 +78,94 @@ def bytes_a_token(plan: Plan, table: LayerTable, n_used: int, n_experts: int) ->
 
 
 async def predict_for(
-    source: Source, built: Built, choice: Choice, plan: Plan, read_rate: float | None = None, compute_rate: float | None = None
+    source: Source,
+    built: Built,
+    choice: Choice,
+    plan: Plan,
+    read_rate: float | None = None,
+    compute_rate: float | None = None,
+    measured: "Measured | None" = None,
 ) -> Prediction:
-    """The prediction for a plan; rates that are not given are measured."""
+    """The prediction for a plan; rates that are not given are measured, or were: `measured` has them and gets them."""
+    measured = Measured() if measured is None else measured
     used, read = bytes_a_token(plan, built.table, built.config.n_experts_used, built.config.n_experts)
     if read and read_rate is None:
-        read_rate = await reading_rate(source, built.table)
+        read_rate = await measured.reading(source, built.table)
     if compute_rate is None:
-        compute_rate = await computing_rate(choice, built)
+        compute_rate = await measured.computing(choice, built)
         if plan.gpu and used > plan.device_bytes:  # the others are copied to the GPU for each token
-            copied = (used - plan.device_bytes) / await computing_rate(choice, built, stays=False)
+            copied = (used - plan.device_bytes) / await measured.computing(choice, built, stays=False)
             compute_rate = used / (plan.device_bytes / compute_rate + copied)
     return predict(used, read, read_rate if read else None, compute_rate)
+
+
+class Measured:
+    """Rates that were measured, so that another plan for the same device or source has them at once."""
+
+    def __init__(self) -> None:
+        self._computing: dict[tuple[object, ...], float] = {}
+        self._reading: tuple[object, float] | None = None  # of the source that was measured last
+        self._arriving: tuple[object, float | None] | None = None
+
+    async def computing(self, choice: Choice, built: Built, stays: bool = True) -> float:
+        """As computing_rate, of each device, number of threads, format and width."""
+        device = choice.name, choice.build, choice.adapter, choice.threads(built.programs)
+        key = *device, main_format(built), built.config.n_embd, stays
+        if key not in self._computing:
+            self._computing[key] = await computing_rate(choice, built, stays)
+        return self._computing[key]
+
+    async def reading(self, source: Source, table: LayerTable) -> float:
+        """As reading_rate. Where nothing was read before, that may bring bytes which are asked for later."""
+        if self._reading is None or self._reading[0] is not source:
+            self._reading = source, await reading_rate(source, table)
+        return self._reading[1]
+
+    async def arriving(self, source: Source) -> float | None:
+        """As arriving_rate."""
+        if self._arriving is None or self._arriving[0] is not source:
+            self._arriving = source, await arriving_rate(source)
+        return self._arriving[1]
+
+    def forget(self, source: Source) -> None:
+        """It is closed. Devices stay what they are."""
+        if self._reading and self._reading[0] is source:
+            self._reading = None
+        if self._arriving and self._arriving[0] is source:
+            self._arriving = None
+
+
+async def arriving_rate(source: Source) -> float | None:
+    """Bytes per second at which a file comes over the network, from a moment's reads at its end, of a small part of it.
+
+    None if nothing is to come, or came: a file that is here, one of which a copy is whole, or a network that is silent.
+    """
+    before = fetched_of(source)
+    missing = source.size - (before.disk_bytes or 0) if before else 0
+    piece = min(PROBE_BYTES, missing // PROBE_SHARE) // PROBES
+    if before is None or piece <= 0:
+        return None
+    started = time.perf_counter()
+    # From the end: what was fetched in part was fetched from the start.
+    reads = [asyncio.ensure_future(_read(source, source.size - (i + 1) * piece, piece)) for i in range(PROBES)]
+    try:
+        await asyncio.wait(reads, timeout=PROBE_SECONDS)
+        seconds = time.perf_counter() - started
+    finally:
+        for read in reads:
+            read.cancel()
+        ended = await asyncio.gather(*reads, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
+    after = fetched_of(source)
+    came = after.network_bytes - before.network_bytes if after else 0
+    return came / seconds if came else None
+
+
+async def _read(source: Source, offset: int, n_bytes: int) -> None:
+    with memoryview(bytearray(n_bytes)) as view:
+        await source.read_into(offset, view)
 
 
 async def reading_rate(source: Source, table: LayerTable) -> float:
@@ -126,7 +205,9 @@ async def computing_rate(choice: Choice, built: Built, stays: bool = True) -> fl
 
     stays: where a GPU computes, whether the weights stay there; otherwise they are copied to it each time.
     """
-    program = _layer(_main_format(built), built.config.n_embd)
+    if choice.with_threads:  # as many as the whole model has, not as these few weights would
+        choice = choice.with_threads(choice.threads(built.programs))
+    program = _layer(main_format(built), built.config.n_embd)
     programs = [program] * (len(choice.gpu.adapters) if choice.gpu else 1)
     sizes = choice.sizes(programs, 1, 1)
     n_bytes = len(programs) * sum(w.n_bytes for w in program.weights)
@@ -161,7 +242,7 @@ async def computing_rate(choice: Choice, built: Built, stays: bool = True) -> fl
         memory.close()
 
 
-def _main_format(built: Built) -> QuantType:
+def main_format(built: Built) -> QuantType:
     """The format of most weight bytes."""
     sizes: Counter[QuantType] = Counter()
     for program in built.programs[1:]:

@@ -1,7 +1,9 @@
 // The worker that Python and the engine run in, one for all models of a page. web/wasmrt.js talks to it.
 //
 // To the worker. `id` numbers a request, `model` is the id of the request that opened it, options have Python's names.
-//   {id, do: "open", ref, options}               ref: a URL, or a File or Blob
+//   {id, do: "open", ref, key, options}          ref: a URL, or a File or Blob; key: the page's name of it
+//   {id, do: "examine", ref, key, options}       what would come of opening it: the header is read, and stays known for a while
+//   {id, do: "forget"}                           close what was examined
 //   {id, do: "generate", model, prompt, options} prompt: text or ids
 //   {id, do: "chat", model, messages, options}
 //   {id, do: "tokenize", model, text, options}   {id, do: "detokenize", model, ids}   {id, do: "logits", model, ids}

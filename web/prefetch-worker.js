@@ -12,12 +12,13 @@
 //   {type: "ping"}, {type: "stats"}, {type: "close"}
 //   {type: "list"}, {type: "remove", key}  what lies on the disk: instead of "open"
 // From it:
-//   {type: "opened", name, size, etag, lastModified, exposed, cache}    exposed: whether each part's place in the file can be
-//                                          checked (else only its length); cache: {state, why}, see STATES
+//   {type: "opened", name, size, etag, lastModified, exposed, cache, network, present}    exposed: whether each part's place in
+//                                          the file can be checked (else only its length); cache: {state, why}, see STATES;
+//                                          network: bytes that came over it so far; present: bytes of the file on the disk, or null
 //   {type: "error", error}                 instead of "opened". error: {kind, message, transient}
-//   {type: "end", id, buffer, error}       exactly one for each read; nothing writes for it any more. buffer: where it had
+//   {type: "end", id, buffer, error, network, present}    exactly one for each read; nothing writes for it any more. buffer: where it had
 //                                          none; error: if it failed, of kind "Cancelled" if it was cancelled
-//   {type: "cache", state, why}            has changed
+//   {type: "cache", state, why, network, present}    has changed
 //   {type: "pong"}, {type: "stats", ...}, {type: "closed"}
 //   {type: "list", models: [{key, name, url, size, present, whole}]}, {type: "removed", error}    present: bytes of it
 
@@ -52,6 +53,7 @@ const BUSY = new Set([408, 425, 429]); // and 500 to 599
 let limits = LIMITS;
 let source = null; // a WebFile or a LocalFile
 let cache = null; // a Cache of what `source` gives
+let others = null; // bytes of it that lie on the disk, where they are another's to read
 // Bytes by where they came from, and what the disk cost.
 const counts = { network: 0, file: 0, disk: 0, requests: 0, retries: 0, reads: 0, kept: 0, writeMs: 0, flushMs: 0, slowestMs: 0 };
 
@@ -77,6 +79,8 @@ class Trouble extends Error {
 
 /** An answer that is not the range that it says it is: none of its bytes are taken for right. */
 class TooLong extends Trouble {}
+
+const soFar = () => ({ network: counts.network, present: cache ? cache.present.bytes : others });
 
 const sendable = (error) => ({
   kind: error.kind ?? "SourceError",
@@ -854,7 +858,7 @@ class Cache {
   }
 
   tell(state, why) {
-    postMessage({ type: "cache", state, why });
+    postMessage({ type: "cache", state, why, ...soFar() });
   }
 
   async close() {
@@ -906,7 +910,10 @@ async function openCached(file) {
   try {
     cache = await openForWriting(folder, key, file);
   } catch (error) {
-    if (error.name === "NoModificationAllowedError") return { state: "busy", why: "it is in use, perhaps by another tab" };
+    if (error.name === "NoModificationAllowedError") {
+      others = found?.present.bytes ?? 0;
+      return { state: "busy", why: "it is in use, perhaps by another tab" };
+    }
     await remove(folder, key).catch(() => {}); // of what cannot be used nothing needs to stay; that it does not go is no worse
     return { state: "none", why: oneLine(error) };
   }
@@ -1059,7 +1066,7 @@ function end(read, error = null) {
   reads.delete(read.id);
   for (const part of read.parts) part.stop();
   const buffer = error ? null : read.buffer;
-  postMessage({ type: "end", id: read.id, buffer, error: error && sendable(error) }, buffer ? [buffer] : []);
+  postMessage({ type: "end", id: read.id, buffer, error: error && sendable(error), ...soFar() }, buffer ? [buffer] : []);
 }
 
 function next() {
@@ -1113,7 +1120,7 @@ async function open(message) {
     if (message.cache) state = await openCached(opening);
     else await opening.open();
     source = opening;
-    postMessage({ type: "opened", name: source.name, ...source.identity, exposed: source.exposed, cache: state });
+    postMessage({ type: "opened", name: source.name, ...source.identity, exposed: source.exposed, cache: state, ...soFar() });
   } catch (error) {
     postMessage({ type: "error", error: sendable(error) });
   }

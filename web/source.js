@@ -18,7 +18,7 @@ function withoutSecrets(url) {
 
 /**
  * Facts of an open source: `name`, `size` (bytes), `etag`, `lastModified`; `exposed`: whether the server lets the page check
- * each part's place in the file; `cache`: {state, why}.
+ * each part's place in the file; `cache`: {state, why}; `network`, `present`: bytes that came, and that are kept.
  */
 export class Source {
   /**
@@ -64,6 +64,7 @@ export class Source {
   #closing = null;
   #closed = null; // resolves when the worker has let go of everything
   #stats = [];
+  #earlier = 0; // bytes that workers before this one had from the network
 
   /** Use `open`. */
   constructor(message, workerUrl, pingSeconds) {
@@ -76,6 +77,10 @@ export class Source {
     this.lastModified = null;
     this.exposed = true;
     this.cache = { state: "off", why: "" };
+    this.remote = message.url !== undefined;
+    this.network = 0; // bytes that came over it, as of the last read that has ended
+    /** @type {number | null} bytes of the file that lie on this origin's disk; null: none are kept */
+    this.present = null;
     /** Called when `cache` has changed. @type {null | ((cache: {state: string, why: string}) => void)} */
     this.oncache = null;
   }
@@ -194,6 +199,7 @@ export class Source {
 
   #handle(data) {
     this.#missed = 0;
+    if (data.network !== undefined) [this.network, this.present] = [this.#earlier + data.network, data.present];
     switch (data.type) {
       case "opened":
         return this.#opened(data);
@@ -261,6 +267,7 @@ export class Source {
     });
     if (opening || this.#closing || !this.#mayRestart) return this.#end(error);
     this.#restarts += 1;
+    this.#earlier = this.network;
     this.#mayRestart = false;
     this.#worker.terminate();
     clearTimeout(this.#pinger);

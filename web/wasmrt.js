@@ -6,7 +6,7 @@
  *     for await (const piece of model.generate("Once upon a time", { maxTokens: 64 })) show(piece);
  *     await model.close();
  *
- * All models of a page share one worker (engine-worker.js), which ends some seconds after the last of them was closed.
+ * `examine` says before whether it will run, and how. All models of a page share one worker (engine-worker.js), which ends some seconds after the last of them was closed.
  */
 
 const PING_SECONDS = 5;
@@ -16,6 +16,8 @@ const PATIENCE_ALONE_SECONDS = 900;
 // After its last model was closed the worker stays for so long: whoever opens another need not wait for Python again. And Chromium
 // never ends the threads of a worker that is ended while workers of its own, the model's, are still on their way out.
 const LINGER_SECONDS = 5;
+// Whoever has examined a model thinks about it for a while, and is not to wait for Python when they open it.
+const LINGER_EXAMINED_SECONDS = 600;
 
 /** What went wrong: `kind` is the name of Python's class (SourceError, BudgetError, ...), or "EngineStopped". */
 export class WasmrtError extends Error {
@@ -79,6 +81,11 @@ class Engine {
     return Engine.#running;
   }
 
+  /** Ask the engine that there is; what would start one is not worth it. */
+  static async askIfRunning(message) {
+    await Engine.#running?.ask(message).answer;
+  }
+
   #users = 0;
   #lingering = 0;
   #lastId = 0;
@@ -100,9 +107,9 @@ class Engine {
   #worker;
   #pinger;
 
-  release() {
+  release(linger = LINGER_SECONDS) {
     this.#users -= 1;
-    if (!this.#users) this.#lingering = setTimeout(() => this.#stop("the page has closed it"), LINGER_SECONDS * 1000);
+    if (!this.#users) this.#lingering = setTimeout(() => this.#stop("the page has closed it"), linger * 1000);
   }
 
   get stopped() {
@@ -229,7 +236,7 @@ export async function open(ref, { onprogress, onnote, signal, ...options } = {})
     if (message.progress) onprogress?.(...message.progress);
     if (message.note !== undefined) (onnote ?? ((text) => console.warn(`wasmrt: ${text}`)))(message.note);
   };
-  const { id, answer } = engine.ask({ do: "open", ref: model, options: forPython(options) }, heard);
+  const { id, answer } = engine.ask({ do: "open", ref: model, key: keyOf(ref, model), options: forPython(options) }, heard);
   const opened = answer.then((facts) => {
     engine.listen(id, heard);
     return new Model(engine, id, facts);
@@ -241,6 +248,73 @@ export async function open(ref, { onprogress, onnote, signal, ...options } = {})
     opened.then((model) => model.close(), () => engine.release());
     throw error;
   }
+}
+
+/**
+ * @typedef {object} Examined
+ * @property {string} name the file's
+ * @property {number} size bytes of the whole model, all its files together
+ * @property {string | null} architecture
+ * @property {string | null} title the model's own name
+ * @property {number} n_parameters
+ * @property {string} format "Q4_K_M", or that of most of its bytes
+ * @property {number | null} n_layers
+ * @property {number | null} n_ctx_train positions that it was made for
+ * @property {boolean} chat whether the file has a chat template
+ * @property {string} device "cpu" or "gpu"; if it does not run, what was asked for
+ * @property {string} adapter the GPU's name
+ * @property {number} threads
+ * @property {boolean} runs
+ * @property {string | null} why_not in a line
+ * @property {string | null} kind of the error that opening it would be: "UnsupportedError", "BudgetError", "DeviceError", ...
+ * @property {number | null} needs_bytes of a budget that is too small: the least that would do
+ * @property {"memory" | "gpu_memory" | null} needs which budget that is
+ * @property {Record<string, any> | null} plan as a model's
+ * @property {{name: string, bytes: number, resident_bytes: number, gpu_bytes: number, streamed_bytes: number, row_bytes: number}[]}
+ *   segments embedding, layers, head; row_bytes: of an embedding that is read row by row. What two of them share counts once
+ * @property {Record<string, any> | null} predicted tokens_per_second, seconds_per_token, limit ("reading" or "computing"),
+ *   read_bytes (a token), read_from ("file", "disk" or "network"), ...
+ * @property {{bytes: number, cached_bytes: number, rate: number | null, seconds: number | null, quota: number | null,
+ *   usage: number | null}} download bytes: still to fetch; rate: bytes a second, as seen in a moment; seconds: bytes at that rate;
+ *   quota, usage: of this origin's disk
+ * @property {string[]} notes
+ */
+
+/**
+ * Say what would come of opening a model: whether it runs here, what stays where, how fast it will be. Of the file the header is
+ * read, and where it comes over a network a small part more, to see how fast that is. Of the same model nothing is read again for
+ * a minute, so that other options are answered at once; `open` goes on from there.
+ * @param {string | URL | Blob | ArrayBuffer | Uint8Array} ref as for `open`
+ * @param {OpenOptions} [options] the same, without onprogress
+ * @returns {Promise<Examined>} also of a model that does not run; rejects with a SourceError or FormatError if it cannot be read
+ */
+export async function examine(ref, { onnote, signal, ...options } = {}) {
+  signal?.throwIfAborted();
+  const model = located(ref);
+  const engine = Engine.take();
+  const heard = ({ note }) => {
+    if (note !== undefined) (onnote ?? ((text) => console.warn(`wasmrt: ${text}`)))(note);
+  };
+  const { id, answer } = engine.ask({ do: "examine", ref: model, key: keyOf(ref, model), options: forPython(options) }, heard);
+  try {
+    return await (signal ? engine.orAborted(signal, id, answer) : answer);
+  } finally {
+    engine.release(LINGER_EXAMINED_SECONDS);
+  }
+}
+
+/** Let go of what was examined, so that its copy on this origin's disk can be deleted. @returns {Promise<void>} */
+export async function forget() {
+  await Engine.askIfRunning({ do: "forget" });
+}
+
+const keys = new WeakMap(); // File, Blob or bytes -> how the engine knows it again
+let lastKey = 0;
+
+function keyOf(ref, model) {
+  if (typeof model === "string") return model;
+  if (!keys.has(ref)) keys.set(ref, `file:${++lastKey}`);
+  return keys.get(ref);
 }
 
 function located(ref) {

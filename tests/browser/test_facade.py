@@ -21,7 +21,7 @@ LONG = {"Cross-Origin-Resource-Policy": "cross-origin"}
 # What every snippet begins with. `workers` are those of the page itself that were started and not ended; `left` counts them
 # when the engine, which waits a moment for the next model, has had time to end.
 HEAD = """
-import { open, WasmrtError } from "/wasmrt.js";
+import { examine, forget, open, WasmrtError } from "/wasmrt.js";
 
 if (!globalThis.workers) {
   globalThis.workers = new Set();
@@ -339,6 +339,84 @@ def test_the_page_opens_writes_and_stops(page):
     assert got["text"].startswith("Once upon a time, a ")
     assert "weights in memory" in got["notes"]
     assert [event for event in page.events if event.kind in ("csp", "error", "unhandledrejection")] == []
+
+
+def test_a_model_is_examined_before_it_is_opened(kept_page, site, native):
+    """In one worker, the header from the network once; the plan is that of the model which is opened then."""
+    got = run(kept_page, """
+        const notes = [], times = [];
+        const ask = async (options) => {
+          const started = performance.now();
+          const found = await examine(DEMO, { device: "cpu", threads: 1, onnote: (text) => notes.push(text), ...options });
+          times.push(performance.now() - started);
+          return found;
+        };
+        const whole = await ask({}), small = await ask({ memory: "9MiB" }), none = await ask({ memory: "1MiB" });
+        const enough = await ask({ memory: none.needs_bytes });
+        const workersThen = workers.size;
+        const model = await open(DEMO, { device: "cpu", threads: 1, memory: "9MiB" });
+        await model.loaded();
+        const during = await ask({ memory: "9MiB" });
+        const text = (await write(model, { maxTokens: 6 })).text;
+        await model.close();
+        return { whole, small, none, enough, during, plan: model.plan, text, workersThen, notes, times };
+    """)
+    whole, small, none = got["whole"], got["small"], got["none"]
+    size = demo_model().stat().st_size
+    assert (whole["name"], whole["size"], whole["n_layers"]) == ("demo.gguf", size, native.config.n_layers)
+    assert (whole["runs"], whole["why_not"], whole["kind"], whole["chat"]) == (True, None, None, True)
+    assert whole["plan"]["streamed_bytes"] == 0 < small["plan"]["streamed_bytes"]
+    assert small["plan"].pop("minimum_bytes") <= got["plan"].pop("minimum_bytes")  # the plan says the smallest that works
+    assert small["plan"] == got["plan"]
+    assert small["predicted"]["read_bytes"] == small["plan"]["streamed_bytes"]
+    assert (none["runs"], none["kind"], none["needs"], none["plan"]) == (False, "BudgetError", "memory", None)
+    assert got["enough"]["plan"]["budget"] == none["needs_bytes"]
+    assert whole["predicted"]["tokens_per_second"] > 0
+    assert whole["download"]["bytes"] + whole["download"]["cached_bytes"] == size
+    assert whole["download"]["quota"] > 0
+    assert got["during"]["download"]["cached_bytes"] in (0, size)  # 0 where the browser has no such disk
+    assert got["text"] == "".join(native.generate(PROMPT, max_tokens=6))
+    assert got["workersThen"] == 1
+    assert max(got["times"][1:]) < 2000  # seen: 60 ms
+
+
+@pytest.mark.parametrize(
+    ("ref", "options", "kind"),
+    [
+        ("/models/none.gguf", {}, "SourceError"),
+        ("/remote/remote.html", {}, "FormatError"),
+        ("/models/demo.gguf", {"memory": "lots"}, "ValueError"),
+        ("/models/demo.gguf", {"speed": 11}, "TypeError"),
+    ],
+)
+def test_what_cannot_be_examined_is_told_by_kind(kept_page, ref, options, kind):
+    got = run(kept_page, "return refused(examine(args.ref, args.options))", ref=ref, options=options)
+    assert got[:2] == ["WasmrtError", kind]
+
+
+def test_a_file_is_known_again_and_an_examination_can_be_broken_off(kept_page, slow):
+    """A file keeps its name from one call to the next; what is slow is broken off at once."""
+    got = run(kept_page, """
+        const file = new File([await (await fetch(DEMO)).blob()], "story.gguf");
+        const found = await examine(file, { device: "cpu" });
+        const again = await examine(file, { device: "cpu", memory: "9MiB" });
+        const model = await open(file, { device: "cpu" });
+        const text = (await write(model, { maxTokens: 3 })).text;
+        await model.close();
+        const abort = new AbortController();
+        setTimeout(() => abort.abort(), 100);
+        const started = performance.now();
+        const ended = await refused(examine(args.url, { device: "cpu", cache: false, signal: abort.signal }));
+        const ms = performance.now() - started;
+        await forget();
+        return { found, again, text, ended, ms };
+    """, url=slow.url)  # fmt: skip
+    assert (got["found"]["name"], got["found"]["download"]["bytes"]) == ("story.gguf", 0)
+    assert got["again"]["plan"]["streamed_bytes"] > 0
+    assert got["again"]["predicted"]["read_from"] == "file"
+    assert got["text"]
+    assert got["ended"][0] == "AbortError" or got["ended"][1] == "AbortError"
+    assert got["ms"] < 2000
 
 
 def test_errors_reach_who_does_not_expect_them(kept_page):

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from wasmrt import browser
@@ -85,6 +85,9 @@ class Choice:
     name: str
     sizes: SizesOf
     make: Callable[[Sequence[Program], int], tuple[Memory, Device]]  # of the same programs, with this many bytes of memory
+    threads: Callable[[Sequence[Program]], int] = lambda _: 1  # that compute with these
+    with_threads: "Callable[[int], Choice] | None" = None  # the same with so many; None: it has one
+    build: str = ""  # of the cpu device, if one was named, or if there is only one here
     gpu: "GpuSite | None" = None  # where a model may lie besides
     # DeviceError if it computes wrongly what is in these; None: anything.
     check: Callable[[Sequence[Program] | None], Coroutine[Any, Any, None]] | None = None
@@ -191,7 +194,7 @@ def _gpu(options: EngineOptions) -> Choice:
         for adapter in dict.fromkeys(chosen):
             await canary.check(adapter, functools.partial(make_host, adapter), f16_cache, programs)
 
-    return Choice("gpu", sizes, make, site, check)
+    return Choice("gpu", sizes, make, gpu=site, check=check)
 
 
 _Gpus: TypeAlias = tuple[Sequence[Adapter], Callable[[Adapter], GpuHost], Callable[[int], Memory]]
@@ -255,7 +258,12 @@ def _cpu(options: EngineOptions, build: str) -> Choice:
         host = make_host(build or choose_build(n_bytes), n_bytes, n_threads(programs))
         return host.memory, cpu.CpuDevice(host, f16_cache)
 
-    return Choice("cpu", sizes, make)
+    def with_threads(n: int) -> Choice:
+        return _cpu(replace(options, threads=n), build)
+
+    if one_thread:
+        return Choice("cpu", sizes, make, build="plain")
+    return Choice("cpu", sizes, make, n_threads, with_threads, build)
 
 
 # What makes a host (of a build, with so much memory, with so many threads), what chooses a build, and how many threads.

@@ -143,10 +143,13 @@ def plan_gpu(model: Model, context: int, budget: int | None, never: frozenset[in
         slots -= 1
     room = budget - fixed - slots * slot_bytes
     if room < 0:
+        least = fixed + LEAST_SLOTS * slot_bytes
         raise BudgetError(
             f"a GPU memory budget of {budget} bytes is too small: with a context of {context} this model needs "
-            f"{mib(fixed + LEAST_SLOTS * slot_bytes)} ({mib(ledger.kv_bytes)} key/value cache), and "
-            f"{mib(ledger.total_bytes)} to keep all of it there; raise --gpu-memory, lower --context, or use --device cpu"
+            f"{mib(least)} ({mib(ledger.kv_bytes)} key/value cache), and {mib(ledger.total_bytes)} to keep all of it there; "
+            f"raise --gpu-memory, lower --context, or use --device cpu",
+            least,
+            "gpu_memory",
         )
     together = units(model, device)
     sizes = [device.bytes_of(unit) for unit in together]

@@ -15,7 +15,7 @@ from wasmrt import browser
 from wasmrt.errors import SourceError, UnsupportedError
 from wasmrt.store import hub
 from wasmrt.store.memory import Frame, Place, flat
-from wasmrt.store.source import Source, Turn, check_arguments, closed_error, outlast, path_of_file_url, without_secrets
+from wasmrt.store.source import Fetched, Source, Turn, check_arguments, closed_error, outlast, path_of_file_url, without_secrets
 
 log = logging.getLogger("wasmrt")
 
@@ -97,6 +97,14 @@ class BrowserSource:
         if isinstance(ref, str):
             source._tell_what_is_not_checked()
         return source
+
+    @property
+    def fetched(self) -> Fetched | None:
+        """As of the last read that has ended."""
+        if not self._js.remote:
+            return None
+        kept = self._js.present
+        return Fetched(int(self._js.network), None if kept is None else int(kept))
 
     @property
     def cached(self) -> str:

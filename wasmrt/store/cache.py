@@ -22,7 +22,7 @@ from wasmrt.store.file import PIECE_BYTES, READERS, FileSource, finish, open_reg
 from wasmrt.store.intervals import Intervals
 from wasmrt.store.lock import FileLock
 from wasmrt.store.room import Place, Room
-from wasmrt.store.source import Source, check_arguments, closed_error, outlast, together
+from wasmrt.store.source import Fetched, Source, check_arguments, closed_error, fetched_of, outlast, together
 
 log = logging.getLogger("wasmrt")
 
@@ -182,6 +182,10 @@ class CachedFile(FileSource):
         source._lock = lock
         return source
 
+    @property
+    def fetched(self) -> Fetched:
+        return Fetched(0, self.size)
+
     async def close(self) -> None:
         try:
             await super().close()
@@ -232,6 +236,12 @@ class CachedSource:
     @property
     def missing_bytes(self) -> int:
         return self.size - self._present.n_bytes
+
+    @property
+    def fetched(self) -> Fetched:
+        network = fetched_of(self._inner)
+        here = self._present.n_bytes if self._copy.writable or self._present.n_bytes else None
+        return Fetched(network.network_bytes if network else 0, here)
 
     def missing(self) -> list[tuple[int, int]]:
         """The ranges that are not here."""

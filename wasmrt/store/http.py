@@ -29,7 +29,7 @@ from wasmrt.store.http_rules import (
     linked_sha256,
     redirect_refused,
 )
-from wasmrt.store.source import check_arguments, closed_error, without_secrets
+from wasmrt.store.source import Fetched, check_arguments, closed_error, without_secrets
 
 DEFAULT_LIMITS = HttpLimits()
 KEEP_SECONDS = 30.0  # an unused connection; between two reads a layer may be computed
@@ -72,6 +72,7 @@ class HttpSource:
         self.etag: str | None = None
         self.sha256: str | None = None
         self.last_modified: str | None = None
+        self.network_bytes = 0  # of the file, that came
         self._original = parsed
         self._client = client
         self._limits = limits
@@ -109,6 +110,10 @@ class HttpSource:
         self.size, self.etag, self.sha256 = identity.size, identity.etag, identity.sha256
         self.last_modified = identity.last_modified
         return self
+
+    @property
+    def fetched(self) -> Fetched:
+        return Fetched(self.network_bytes, None)
 
     async def bypass_cache(self) -> None:
         pass
@@ -192,7 +197,11 @@ class HttpSource:
         start, end = part.offset + part.done, part.offset + len(part.view)
         async with self._ask(place.url, start, end, place.identity.etag) as answer:
             check_part(answer.status_code, answer.headers, place.identity, start, end)
-            await fill(part, answer)
+            before = part.done
+            try:
+                await fill(part, answer)
+            finally:
+                self.network_bytes += part.done - before
 
     async def _renew(self, stale: Place) -> None:
         """Follow the redirects again, once for all parts that read from `stale`, and make sure that it is the same file."""

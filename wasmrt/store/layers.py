@@ -99,6 +99,17 @@ class LayerTable:
         return Kind.EXPERT if all(entry in self.segments[segment].experts for segment, entry in places) else Kind.DENSE
 
     @cached_property
+    def owned(self) -> tuple[tuple[int, ...], ...]:
+        """Each extent once, with the segment that it counts for: the first of a pass that reads all of it.
+
+        A tied head has the embedding's, of which the embedding itself reads a few rows; the first layer has the rope factors.
+        """
+        mine: list[list[int]] = [[] for _ in self.segments]
+        for i, extent in enumerate(self.extents):
+            mine[next((s for s, _ in extent.places if s), 0)].append(i)
+        return tuple(map(tuple, mine))
+
+    @cached_property
     def needs(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """For each segment and op, the extents that it reads: of experts all that it may read, of the embedding none."""
         index = {extent.offset: i for i, extent in enumerate(self.extents)}

@@ -3,6 +3,7 @@
 import os
 import re
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from wasmrt.errors import SourceError, UnsupportedError
@@ -19,12 +20,22 @@ MAX_HEADER_READ = 4 << 20
 REMOTE = re.compile(r"((?:hf:|[a-z][a-z0-9+.-]+://)(?:[^?#]*/)?)([^/?#]*)((?:[?#].*)?)", re.IGNORECASE | re.DOTALL)
 
 
-async def open_model(ref: Ref, cache: bool = True) -> tuple[Source, Header]:
-    """Open a model by its file, or by the first file of a split one: the others lie beside it.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that was opened and of which the header is known. It can be opened again, without reading that again."""
+
+    source: Source
+    header: Header
+
+
+async def open_model(ref: Ref | Opened, cache: bool = True) -> tuple[Source, Header]:
+    """Open a model by its file, or by the first file of a split one: the others lie beside it. An Opened stands for itself.
 
     cache: keep what comes from a URL on this machine's disk. Raises SourceError if a file cannot be had, FormatError or
     UnsupportedError if one is not what it should be. The caller closes the source; on an error nothing stays open.
     """
+    if isinstance(ref, Opened):
+        return ref.source, ref.header
     async with AsyncExitStack() as opened:
         first = await open_source(ref, cache)
         opened.push_async_callback(first.close)

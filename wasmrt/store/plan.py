@@ -284,7 +284,7 @@ def _for_context(
     others = alone.kv_bytes(context) + alone.state_bytes + alone.activation_bytes
     minimum = min(_minimum(demand, alone, context), everything + others)
     if budget < minimum:
-        raise BudgetError(_too_small(demand, alone, budget, context, minimum, everything + others))
+        raise BudgetError(_too_small(demand, alone, budget, context, minimum, everything + others), minimum)
     kept_rows, sizes = 0, alone
     parts = _resident(table, budget - others, demand)
     if parts is None and context > demand.chunk:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from wasmrt import browser
@@ -59,6 +60,32 @@ class Queueing(Protocol):
 
     async def read_in_turn(self, offset: int, view: Any, turn: Turn) -> None:
         """As Source.read_into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How much of a file has come over a network, in bytes, and how much of it lies here."""
+
+    network_bytes: int  # that came since it was opened
+    disk_bytes: int | None  # on this machine's disk, or that of the page's origin; None: nothing is kept
+
+    def __add__(self, other: "Fetched") -> "Fetched":
+        kept = [n for n in (self.disk_bytes, other.disk_bytes) if n is not None]
+        return Fetched(self.network_bytes + other.network_bytes, sum(kept) if kept else None)
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A source whose bytes come over a network, or came, and are read from a copy."""
+
+    @property
+    def fetched(self) -> Fetched | None:
+        """None of one that has always been here."""
+
+
+def fetched_of(source: Source) -> Fetched | None:
+    """How much of a file has come over a network; None if it need not."""
+    return source.fetched if isinstance(source, Remote) else None
 
 
 async def open_source(ref: Any, cache: bool = True) -> Source:

@@ -1,10 +1,12 @@
 """SplitSource: the shards of a split model, one behind the other as if they were one file."""
 
 import asyncio
+import functools
+import operator
 from collections.abc import Sequence
 
 from wasmrt.store.memory import Frame, clear, flat
-from wasmrt.store.source import Source, check_arguments, closed_error
+from wasmrt.store.source import Fetched, Source, check_arguments, closed_error, fetched_of
 
 # Each shard starts at a multiple of it, so that what is aligned in a shard (see Source.block) is aligned in the whole.
 SHARD_ALIGNMENT = 4096
@@ -25,6 +27,12 @@ class SplitSource:
         self.size = end
         self.block = self._common_block()
         self._closed = False
+
+    @property
+    def fetched(self) -> Fetched | None:
+        """Of all shards."""
+        found = [one for shard in self.shards if (one := fetched_of(shard)) is not None]
+        return functools.reduce(operator.add, found) if found else None
 
     async def bypass_cache(self) -> None:
         for shard in self.shards:
