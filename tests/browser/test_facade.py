@@ -310,37 +310,6 @@ def test_an_engine_that_does_not_start_is_told(kept_page, site, path):
     assert got[1] == 0
 
 
-def test_the_page_opens_writes_and_stops(page):
-    """index.html itself, in a frame, by its buttons."""
-    got = run(page, """
-        const frame = Object.assign(document.createElement("iframe"), { src: "/index.html?model=/models/demo.gguf" });
-        document.documentElement.append(frame);
-        await new Promise((resolve) => (frame.onload = resolve));
-        const $ = (id) => frame.contentDocument.getElementById(id);
-        const until = async (holds) => { while (!holds()) { note($("state").textContent); await sleep(100); } };
-        await until(() => $("url").value);
-        $("device").value = "cpu";
-        $("load").click();
-        await until(() => $("state").textContent === "ready");
-        $("tokens").value = 12;
-        $("go").click();
-        await until(() => /tokens .length/.test($("state").textContent));
-        const text = $("text").textContent;
-        $("tokens").value = 5000;
-        $("go").click();
-        await until(() => $("text").textContent.length > 60);
-        $("stop").click();
-        await until(() => /closed/.test($("state").textContent));
-        const state = $("state").textContent;
-        $("close").click();
-        await until(() => $("state").textContent === "closed");
-        return { text, state, notes: $("notes").textContent };
-    """)
-    assert got["text"].startswith("Once upon a time, a ")
-    assert "weights in memory" in got["notes"]
-    assert [event for event in page.events if event.kind in ("csp", "error", "unhandledrejection")] == []
-
-
 def test_a_model_is_examined_before_it_is_opened(kept_page, site, native):
     """In one worker, the header from the network once; the plan is that of the model which is opened then."""
     got = run(kept_page, """

@@ -1,7 +1,6 @@
 // The page: its header, the first screen or the chat, and the dialogs above them.
 
 import { About } from "./about.js";
-import { Conversations } from "./conversations.js";
 import { Dialog } from "./dialog.js";
 import { DropTarget } from "./drop.js";
 import { EnginePanel } from "./engine-panel.js";
@@ -10,9 +9,9 @@ import { Live } from "./live.js";
 import { Start } from "./start.js";
 import { StoragePanel } from "./storage-panel.js";
 import { Work } from "./work.js";
-import { chosenByText } from "./picker.js";
+import { chosenByText, lookForServed } from "./picker.js";
 import { html, render, useEffect } from "./html.js";
-import { DEMO, choice, entered, examine, lookForServed, model, panel, phase, unexpected } from "./session.js";
+import { DEMO, choice, entered, examine, model, panel, phase, unexpected } from "./session.js";
 
 function App() {
   const work = entered.value;
@@ -44,7 +43,6 @@ const PANELS = {
   storage: { label: "Storage", content: () => html`<${StoragePanel} inUse=${urlInUse()} revision=${phase.value} />` },
   about: { title: "About wasmrt", content: () => html`<${About} />` },
   engine: { title: "Engine", content: () => html`<${EnginePanel} />` },
-  conversations: { label: "Conversations", content: () => html`<${Conversations} />` },
 };
 
 function Panels() {

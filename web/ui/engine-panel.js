@@ -16,7 +16,7 @@ export function EnginePanel() {
       ${loading && html`<${LoadProgress} what=${phase.value === "opening" ? "Opening" : "Loading"} onCancel=${cancel} />`}
       <${LayerMap} map=${map.value} examined=${examined.value} progress=${progress.value} />
       <${Tiers} map=${map.value} />
-      <${Meters} speeds=${speeds.value} />
+      <${Meters} speeds=${speeds.value} map=${map.value} />
       ${model.value && html`<${Less} plan=${model.value.plan} />`}
       ${notes.value.length > 0 && html`<section class="engine-part"><h3>Notes</h3><${Notes} /></section>`}
     </div>`;

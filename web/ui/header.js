@@ -16,7 +16,6 @@ export function Header() {
       <div class="top-actions">
         ${work && html`
           <${MiniMap} />
-          <${Action} className="only-narrow" sign="chats" label="Conversations" onClick=${() => (panel.value = "conversations")} />
           <${Action} sign="swap" label="Choose another model" onClick=${close} />`}
         <${Action} sign="disk" label="Storage" onClick=${() => (panel.value = "storage")} />
         <${Action} className=${work ? "wide-only" : ""} sign="help" label="About and help" onClick=${() => (panel.value = "about")} />

@@ -77,11 +77,12 @@ function Memory() {
 const DEVICES = [["auto", "Automatic"], ["gpu", "GPU"], ["cpu", "CPU"]];
 
 function Device() {
-  const none = !navigator.gpu;
   const name = useId();
+  const hint = navigator.gpu ? deviceText(examined.value) : "This browser offers no WebGPU, so the CPU computes.";
   return html`
-    <fieldset class="opts-row">
-      <legend class="opts-name">Device</legend>
+    <fieldset class="opts-row opts-device" aria-describedby=${`${name}-hint`}>
+      <legend class="hidden-text">Device</legend>
+      <div class="opts-head"><span class="opts-name" aria-hidden="true">Device</span><span id=${`${name}-hint`} class="opts-hint">${hint}</span></div>
       <div class="segments">
         ${DEVICES.map(([value, label]) => html`
           <label key=${value}>
@@ -89,7 +90,6 @@ function Device() {
             <span>${label}</span>
           </label>`)}
       </div>
-      <p class="opts-hint">${none ? "This browser offers no WebGPU, so the CPU computes." : deviceText(examined.value)}</p>
     </fieldset>`;
 }
 

@@ -2,8 +2,9 @@
 
 import { bytes, count } from "./format.js";
 import { Icon } from "./icons.js";
-import { html, useId, useRef, useState } from "./html.js";
-import { DEMO, choice, examine, served } from "./session.js";
+import { html, signal, useId, useRef, useState } from "./html.js";
+import { servedModels } from "./served.js";
+import { DEMO, choice, examine } from "./session.js";
 
 const EXAMPLES = [
   ["Qwen 2.5 0.5B", "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf"],
@@ -11,22 +12,32 @@ const EXAMPLES = [
   ["Qwen 2.5 7B", "hf:bartowski/Qwen2.5-7B-Instruct-GGUF/Qwen2.5-7B-Instruct-Q4_K_M.gguf"],
 ];
 
+/** Those of this page's own host. */
+const served = signal([]);
+
+export async function lookForServed() {
+  const demo = hrefOf(DEMO.ref);
+  served.value = (await servedModels()).filter(({ url, shard }) => url !== demo && !(shard?.number > 1));
+}
+
+const hrefOf = (ref) => new URL(ref, document.baseURI).href;
+
 export function Picker() {
   const chosen = choice.value;
   return html`
     <div class="pick">
       <${LinkField} />
+      <div class="pick-head"><h2 class="pick-label">Or choose here, or drop a file anywhere</h2><${FileButton} /></div>
       <ul class="pick-list pick-more" aria-label="Models">
-        <${Item} sign="spark" name="Demo model" facts="A small storyteller that comes with this page" choice=${DEMO} />
-        ${served.value.map((one) => html`
-          <${Item} key=${one.url} sign="server" name=${one.title ?? one.name} facts=${factsOf(one)} size=${one.size}
-            choice=${{ kind: "served", name: one.name, ref: one.url }} />`)}
         ${chosen?.kind === "url" && html`
           <${Item} sign="link" name=${chosen.name} facts=${chosen.ref} choice=${chosen} />`}
         ${chosen?.kind === "file" && html`
           <${Item} sign="file" name=${chosen.name} facts="From your disk; it is not uploaded" size=${chosen.ref.size} choice=${chosen} />`}
+        <${Item} sign="spark" name="Demo model" facts="A small storyteller that comes with this page" choice=${DEMO} />
+        ${served.value.map((one) => html`
+          <${Item} key=${one.url} sign="server" name=${one.title ?? one.name} facts=${factsOf(one)} size=${one.size}
+            choice=${{ kind: "served", name: one.name, ref: one.url }} />`)}
       </ul>
-      <${FileButton} />
     </div>`;
 }
 
@@ -70,16 +81,16 @@ function LinkField() {
   };
   return html`
     <form onSubmit=${submit} novalidate>
-      <label class="pick-label" for=${id}>Link to a GGUF file, or a Hugging Face reference</label>
+      <label class="pick-label" for=${id}>A link to a GGUF file, or a Hugging Face reference</label>
       <div class="pick-line">
         <input id=${id} ref=${field} class="field" type="text" inputmode="url" autocomplete="off" autocapitalize="off" spellcheck="false"
           placeholder="https://….gguf or hf:owner/repository" value=${text} aria-invalid=${wrong ? "true" : undefined}
           aria-describedby=${`${id}-hint`} onInput=${(event) => setText(event.target.value)} />
-        <button type="submit" class="button button-primary">Check it</button>
+        <button type="submit" class="button">Plan it</button>
       </div>
       <p id=${`${id}-hint`} class=${`pick-hint ${wrong && "pick-wrong"}`}>
         ${wrong || html`For example ${EXAMPLES.map(([name, ref], i) => html`
-          ${i > 0 && ", "}<button type="button" class="button-link" onClick=${() => example(ref)}>${name}</button>`)}. Only its header is read at first.`}
+          ${i > 0 && ", "}<button type="button" class="button-link" onClick=${() => example(ref)}>${name}</button>`)}.`}
       </p>
     </form>`;
 }
@@ -90,7 +101,7 @@ export function chosenByText(text) {
   if (/^hf:[^/]+\/[^/]+/i.test(text)) return { kind: "url", name: text.slice(text.lastIndexOf("/") + 1), ref: text };
   const url = URL.canParse(text) ? new URL(text) : /^[^\s]+\.gguf$/i.test(text) ? new URL(text, document.baseURI) : null;
   if (!url || !/^https?:$/.test(url.protocol)) return null;
-  if (url.href === new URL(DEMO.ref, document.baseURI).href) return DEMO;
+  if (url.href === hrefOf(DEMO.ref)) return DEMO;
   return { kind: "url", name: decodeURIComponent(url.pathname.split("/").pop()) || url.host, ref: text };
 }
 
@@ -104,11 +115,6 @@ function FileButton() {
     if (file) examine(chosenByFile(file));
   };
   return html`
-    <p class="pick-hint">
-      <button type="button" class="button button-small" onClick=${() => input.current.click()}>
-        <${Icon} name="file" />Choose a file…
-      </button>
-      <span class="wide-only">${"  "}or drop one anywhere on this page</span>
-      <input ref=${input} type="file" accept=".gguf" hidden aria-label="A GGUF file from your disk" onChange=${pick} />
-    </p>`;
+    <button type="button" class="button button-small" onClick=${() => input.current.click()}><${Icon} name="file" />Open a file…</button>
+    <input ref=${input} type="file" accept=".gguf" hidden aria-label="A GGUF file from your disk" onChange=${pick} />`;
 }

@@ -38,8 +38,6 @@ export const speeds = signal(NOTHING_YET);
 export const panel = signal(null);
 /** Whether the chat is shown: from when a model first could write until another is chosen, through restarts. */
 export const entered = signal(false);
-/** @type {{value: object[]}} models of this page's own server, as its list has them */
-export const served = signal([]);
 
 export const DEMO = { kind: "demo", name: "Demo model", ref: "models/demo.gguf" };
 
@@ -72,7 +70,6 @@ async function plan() {
     const found = await engine.examine(choice.value.ref, { ...forEngine(), signal: mine.signal, onnote: note });
     if (attempt !== mine) return;
     batch(() => ((examined.value = found), (phase.value = "planned")));
-    if (!found.runs) fail({ kind: found.kind, message: found.why_not }, "examine");
   } catch (error) {
     if (attempt !== mine) return;
     phase.value = "idle";
@@ -151,15 +148,6 @@ export function startText(run) {
 /** What nobody caught: the page goes on, but says so. */
 export function unexpected(error) {
   if (!problem.value) fail(error, "page");
-}
-
-/** Ask this page's own server for its models; a static host has no list. */
-export async function lookForServed() {
-  const answer = await fetch("models").catch(() => null);
-  if (!answer?.ok || !answer.headers.get("Content-Type")?.includes("json")) return;
-  const { models } = await answer.json();
-  const demo = new URL(DEMO.ref, document.baseURI).pathname;
-  served.value = models.filter(({ url, shard }) => !shard && url !== demo);
 }
 
 function begin(which) {

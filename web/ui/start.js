@@ -15,53 +15,49 @@ import { cancel, choice, choose, examined, load, options, panel, phase, problem 
 export function Start() {
   return html`
     <div class="start">
-      <div>
+      <div class="start-pick">
         <div class="hero">
           <h1>Any GGUF model, in this tab.</h1>
-          <p>Private: nothing you write leaves it, nothing is installed. Models larger than your memory run too; they stream in, layer by layer.</p>
+          <p>Private: what you write never leaves it. Models larger than your memory run too, streamed in layer by layer.</p>
         </div>
         <${Picker} />
       </div>
-      <div class="start-side"><${Planned} /></div>
+      <${Plan} />
+      <div class="start-go" role="group" aria-label="Choices">
+        <${Options} />
+        <div class="go"><${Go} found=${examined.value} /></div>
+      </div>
     </div>`;
 }
 
-function Planned() {
+function Plan() {
   const busy = phase.value === "examining";
   const found = examined.value;
   return html`
-    <section class=${`card ${busy && found ? "card-busy" : ""}`} aria-label="Plan" aria-busy=${busy ? "true" : "false"}>
+    <section class=${`card start-plan ${busy && found ? "card-busy" : ""}`} aria-label="What will happen" aria-busy=${busy ? "true" : "false"}>
       <${Problem} />
-      ${found ? html`<${Card} found=${found} />` : busy ? html`<${Reading} />` : !problem.value && html`<${Nothing} />`}
+      ${found && html`<${PlanView} examined=${found} options=${options.value} busy=${busy} onmemory=${(memory) => choose({ memory })} />`}
+      ${!found && busy && html`<${Reading} />`}
+      ${!found && !busy && !problem.value && html`<${Nothing} />`}
+      <${Notes} />
     </section>`;
-}
-
-function Card({ found }) {
-  return html`
-    <div class="plan"><${PlanView} examined=${found} options=${options.value} /></div>
-    <${Options} />
-    <${Go} found=${found} />
-    <${Notes} />`;
 }
 
 /** The one thing to do next. */
 function Go({ found }) {
   const [partly, setPartly] = useState(null); // the model of which only a part is to be kept
   if (phase.value === "opening") return html`<${LoadProgress} what="Opening" />`;
-  const { bytes: needed = 0, quota, usage } = found.download ?? {};
+  const { bytes: needed = 0, quota, usage } = found?.download ?? {};
   const room = Math.max(0, (quota ?? Infinity) - (usage ?? 0));
-  const { kind } = choice.value;
-  if (found.runs && options.value.cache && kind !== "file" && needed > room && partly !== found.name) {
+  if (found?.runs && options.value.cache && choice.value.kind !== "file" && needed > room && partly !== found.name) {
     return html`
       <${DiskFull} needs=${bytes(needed)} room=${bytes(room)} onRoom=${() => (panel.value = "storage")}
         onWithout=${() => (choose({ cache: false }), load())} onPart=${() => (setPartly(found.name), load())} />`;
   }
   return html`
-    <div class="card-go">
-      <button type="button" class="button button-primary button-large" disabled=${!found.runs || phase.value === "examining"} onClick=${load}>
-        Load and chat<${Icon} name="arrow" />
-      </button>
-    </div>`;
+    <button type="button" class="button button-primary button-large" disabled=${!found?.runs || phase.value === "examining"} onClick=${load}>
+      Load and chat<${Icon} name="arrow" />
+    </button>`;
 }
 
 function Reading() {
