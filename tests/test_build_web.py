@@ -20,6 +20,9 @@ from tests.conftest import skip_or_fail
 from tools import build_web, web_compile, web_parts, web_wheels
 from tools.web_parts import JINJA2, PARTS, PYODIDE, BuildError, fetch
 from tools.web_vendor import LIBRARIES, linked
+from wasmrt.errors import SourceError
+from wasmrt.serve.headers import PAGE_POLICY
+from wasmrt.serve.offline import SERVICE_WORKER, list_files
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build" / "cache"
@@ -59,7 +62,7 @@ def contents(archive):
 
 
 def test_the_folder_is_web_and_pyodide(page):
-    """web/ as it is; of Pyodide only what runs; the wheels; the page's libraries; the licences. Nothing of the build's own."""
+    """web/ as it is, but for a list; of Pyodide what runs; wheels, libraries, licences. Nothing of the build's own."""
     ours = {path.relative_to(ROOT / "web").as_posix() for path in (ROOT / "web").rglob("*") if path.is_file()}
     runtime = {"pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json"}
     there = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
@@ -68,8 +71,49 @@ def test_the_folder_is_web_and_pyodide(page):
     assert there - {f"pyodide/{name}" for name in names} == ours | libraries | {"THIRD_PARTY.txt"}
     assert {name for name in names if not name.endswith(".whl")} == runtime
     assert len(names) == len(runtime) + 3
-    for name in ours:
+    for name in ours - {SERVICE_WORKER}:
         assert (page / name).read_bytes() == (ROOT / "web" / name).read_bytes()
+
+
+def test_the_service_worker_has_a_list_of_all_files(page):
+    """With their digests, how they are answered, and nothing besides."""
+    ours, there = ((folder / SERVICE_WORKER).read_text().splitlines() for folder in (ROOT / "web", page))
+    (line,) = (line for line in there if line not in ours)
+    assert [line for line in there if line.startswith("const LIST = ")] == [line]
+    listed = json.loads(line.removeprefix("const LIST = ").removesuffix(";"))
+    assert listed["files"] == {
+        name: [hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size]
+        for path in build_web.files_of(page)
+        if (name := path.relative_to(page).as_posix()) != SERVICE_WORKER
+    }
+    assert {name.rpartition(".")[2] for name in listed["files"]} <= set(listed["types"])
+    assert listed["headers"]["Cross-Origin-Embedder-Policy"] == "require-corp"
+    assert listed["headers"]["Content-Security-Policy"] == PAGE_POLICY
+
+
+def test_the_list_changes_with_any_file_and_nothing_else(tmp_path):
+    """By it browsers see that there is another version."""
+    worker = tmp_path / SERVICE_WORKER
+    shutil.copy(ROOT / "web" / SERVICE_WORKER, worker)
+    (tmp_path / "b.js").write_text("two")
+    (tmp_path / "a.js").write_text("one")
+    list_files(tmp_path, ["b.js", "a.js"])
+    first = worker.read_bytes()
+    list_files(tmp_path, ["a.js", "b.js"])
+    assert worker.read_bytes() == first
+    (tmp_path / "a.js").write_text("One")
+    list_files(tmp_path, ["a.js", "b.js"])
+    assert worker.read_bytes() != first
+    list_files(tmp_path, ["a.js"])
+    assert b"b.js" not in worker.read_bytes()
+
+
+@pytest.mark.parametrize("text", ["", "const LIST = {};\nconst LIST = {};\n", None])
+def test_a_service_worker_without_a_place_for_the_list_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / SERVICE_WORKER).write_text(text)
+    with pytest.raises(SourceError, match=r"service-worker\.js.*build the page again"):
+        list_files(tmp_path, [])
 
 
 def test_pyodide_is_what_its_makers_released(page):
@@ -225,7 +269,7 @@ def test_the_lean_wheel_has_the_kernels_the_shaders_and_the_scripts_for_python(w
     assert shaders | kernels <= data
     assert {f"wasmrt/web/{name}.js" for name in scripts_of_python()} <= scripts
     assert scripts <= {f"wasmrt/web/{path.name}" for path in (ROOT / "web").glob("*.js")}
-    assert not scripts & {f"wasmrt/web/{name}.js" for name in ("main", "wasmrt", "engine-worker")}
+    assert not scripts & {f"wasmrt/web/{name}.js" for name in ("main", "wasmrt", "engine-worker", "service-worker")}
 
 
 def scripts_of_python():

@@ -26,6 +26,7 @@ LAYERS = (
     ("sync", "page"),
     ("inspect", "bench", "doctor", "pull"),
     ("serve",),
+    ("export",),
     ("cli",),
     ("__main__", "__init__"),
 )

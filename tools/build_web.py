@@ -1,8 +1,8 @@
 """Make build/web, the folder of the page: `python tools/build_web.py [--force] [--wheel]`; see docs/web-build.md.
 
 It holds web/ as it is, in pyodide/ Pyodide, the wheels and a lock file that names them with their digests, and in ui/vendor/
-the libraries of the user interface. Nothing in it asks another origin for anything. With --wheel also dist/*.whl, the one wheel
-with that folder in it.
+the libraries of the user interface; its service worker has a list of all files. Nothing in it asks another origin for anything.
+With --wheel also dist/*.whl, the one wheel with that folder in it.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from tools.web_compile import can_compile, compile_archives  # noqa: E402
 from tools.web_parts import JINJA2, MARKUPSAFE, PARTS, PYODIDE, BuildError, fetch, run, say  # noqa: E402
 from tools.web_vendor import LIBRARIES, vendor  # noqa: E402
 from tools.web_wheels import MARKUPSAFE_WHEEL, markupsafe_wheel, pack, page_wheel  # noqa: E402
+from wasmrt.serve.offline import SERVICE_WORKER, list_files  # noqa: E402
 from wasmrt.store.lock import FileLock  # noqa: E402
 
 STDLIB, LOCK = "python_stdlib.zip", "pyodide-lock.json"
@@ -87,6 +88,7 @@ def make(root: Path, out: Path, cache: Path) -> None:
         update_lock(runtime)
         licenses = vendor(page / "ui" / "vendor", lambda part: fetch(part, cache))
         (page / "THIRD_PARTY.txt").write_text(notices(root, licenses), encoding="utf-8", newline="\n")
+        list_files(page, [name for path in files_of(page) if (name := path.relative_to(page).as_posix()) != SERVICE_WORKER])
         replace_folder(page, out)
     (root / STAMP).write_bytes(stamp_of(inputs, out))
     size = sum(path.stat().st_size for path in files_of(out))

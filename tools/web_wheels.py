@@ -14,13 +14,14 @@ from tools.web_parts import MARKUPSAFE
 # What a page has no use for: command line, server, native devices and sources, what needs numpy, and the demo model, which the
 # page asks its server for. sync.py stays: its functions say what to use instead.
 NOT_IN_A_PAGE = (
-    "wasmrt/__main__.py", "wasmrt/cli.py", "wasmrt/serve/*",
+    "wasmrt/__main__.py", "wasmrt/cli.py", "wasmrt/serve/*", "wasmrt/export.py",
     "wasmrt/bench.py", "wasmrt/doctor.py", "wasmrt/pull.py", "wasmrt/inspect.py",
     "wasmrt/*_native.py", "wasmrt/device/reference.py", "wasmrt/gguf/quants.py",
     "wasmrt/store/http.py", "wasmrt/store/remote.py", "wasmrt/store/cache.py", "wasmrt/store/disk_copy.py",
     "wasmrt/store/room.py", "wasmrt/store/lock.py", "wasmrt/store/intervals.py", "wasmrt/store/http_rules.py",
     "wasmrt/data/*.gguf", "wasmrt/py.typed",
     "wasmrt/web/*.html", "wasmrt/web/*.css", "wasmrt/web/main.js", "wasmrt/web/wasmrt.js", "wasmrt/web/engine-worker.js",
+    "wasmrt/web/service-worker.js",
     "*.dist-info/entry_points.txt",
 )  # fmt: skip
 MARKUPSAFE_WHEEL = f"markupsafe-{MARKUPSAFE.version}-py3-none-any.whl"

@@ -1,4 +1,4 @@
-"""The command line: run, chat, serve, inspect, plan, bench, pull, doctor. Text goes to stdout, everything else to stderr.
+"""The command line: run, chat, serve, export, inspect, plan, bench, pull, doctor. Text goes to stdout, all else to stderr.
 
 Exit codes: 0 fine, 1 a typed error (one line), 2 usage, 130 interrupted.
 """
@@ -219,9 +219,7 @@ def serve(args: argparse.Namespace) -> int:
     def started(address: str) -> None:
         _write(f"{address}\n")
         if args.open:
-            import webbrowser
-
-            webbrowser.open(address)
+            _open_browser(address)
 
     answer_requests(
         args.model,
@@ -234,6 +232,37 @@ def serve(args: argparse.Namespace) -> int:
         latency_seconds=args.latency,
         started=started,
     )
+    return 0
+
+
+def _open_browser(address: str) -> None:
+    """On a machine with a screen. Where there is none, a browser for terminals would take ours, and the server with it."""
+    import threading
+    import webbrowser
+
+    chosen = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
+    if not chosen and sys.platform not in ("win32", "darwin"):
+        _say("note", "there is no screen here to open a browser on; open the address above in one")
+        return
+
+    def run() -> None:  # some browsers are waited for until they end
+        if not webbrowser.open(address):
+            _say("note", "no browser could be opened; open the address above in one")
+
+    threading.Thread(target=run, name="wasmrt-browser", daemon=True).start()
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the page as a static site."""
+    from wasmrt.export import export as write_site
+    from wasmrt.speed import gb
+
+    with _bar("copying", unit="B", unit_scale=True, unit_divisor=1024) as progress:
+        done = write_site(args.folder, args.model, demo=not args.no_demo, force=args.force, progress=progress)
+    for name in done.linked:
+        _say("note", f"{name} is there as a hard link: one file on the disk, under two names")
+    _say("note", f"{_plural(len(done.files), 'file')}, {gb(done.n_bytes)}; see docs/hosting.md for what a host should send")
+    _write(f"{done.folder}\n")
     return 0
 
 
@@ -558,6 +587,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--throttle", type=_checked(_rate), metavar="RATE", help=link)
     late = "begin each answer so much later, such as 50ms"
     p.add_argument("--latency", type=_checked(_seconds), default=0.0, metavar="T", help=late)
+
+    p = add(export, "write the page as a static site, for any host or CDN")
+    p.add_argument("folder", metavar="DIR", help="a folder that is empty, or an earlier export, which is replaced")
+    more = "put this model there, too, linked where that is possible, else copied (repeatable)"
+    p.add_argument("--model", action="append", default=[], metavar="FILE", help=more)
+    p.add_argument("--no-demo", action="store_true", help="without the bundled demo model")
+    p.add_argument("--force", action="store_true", help="write into a folder that has other files, too; these stay")
 
     p = add(inspect, "say what is in a GGUF file, from its header alone")
     p.add_argument("model", metavar="MODEL", help=WHERE)

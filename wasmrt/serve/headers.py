@@ -20,6 +20,15 @@ PAGE_POLICY = (
 )
 DATA_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
 SAME_ORIGIN, CROSS_ORIGIN = "same-origin", "cross-origin"
+# The first two make a page cross-origin isolated.
+EVERYWHERE = {
+    "Cross-Origin-Opener-Policy": SAME_ORIGIN,
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    # About requests without CORS, which do not say whose they are. Those with CORS do without it, in isolated pages too.
+    "Cross-Origin-Resource-Policy": SAME_ORIGIN,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 EXPOSED = "Content-Range, Content-Length, ETag, Accept-Ranges"
 FOR_A_YEAR, ASK_AGAIN = "public, max-age=31536000, immutable", "no-cache"
 
@@ -130,12 +139,10 @@ class Guard:
     def _add(self, headers: MutableHeaders, shared: bool, origin: str) -> None:
         headers.setdefault("Content-Security-Policy", DATA_POLICY)
         headers.setdefault("Cache-Control", "no-store")
-        headers["Cross-Origin-Opener-Policy"] = SAME_ORIGIN
-        headers["Cross-Origin-Embedder-Policy"] = "require-corp"
-        # About requests without CORS, which do not say whose they are. Those with CORS do without it, in isolated pages too.
-        headers["Cross-Origin-Resource-Policy"] = CROSS_ORIGIN if shared and "*" in self._origins else SAME_ORIGIN
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Referrer-Policy"] = "no-referrer"
+        for name, value in EVERYWHERE.items():
+            headers[name] = value
+        if shared and "*" in self._origins:
+            headers["Cross-Origin-Resource-Policy"] = CROSS_ORIGIN
         if shared:
             if "*" in self._origins:
                 headers["Access-Control-Allow-Origin"] = "*"
