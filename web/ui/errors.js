@@ -76,4 +76,5 @@ export const MOVES = {
 /** What the engine notes when this origin may keep no more: it goes on without. */
 export const isFull = (note) => /no more of .+ is kept|may keep no more/.test(note);
 
-const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?…]$/.test(text) ? "" : "."}`;
+/** With a capital and an end, as the engine's messages have neither. A name, an address or a quotation stays as it begins. */
+export const sentence = (text) => `${/^[a-z]+[\s,;]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text}${/[.!?…]$/.test(text) ? "" : "."}`;

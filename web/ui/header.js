@@ -19,7 +19,7 @@ export function Header() {
           <${Action} sign="swap" label="Choose another model" onClick=${close} />`}
         <${Action} sign="disk" label="Storage" onClick=${() => (panel.value = "storage")} />
         <${Action} className=${work ? "wide-only" : ""} sign="help" label="About and help" onClick=${() => (panel.value = "about")} />
-        <${ThemeButton} />
+        <${ThemeButton} className=${work ? "wide-only" : ""} />
       </div>
       ${work && progress.value && !progress.value.done && html`
         <${Bar} className="top-line" label="Weights" share=${progress.value.bytes / progress.value.of} />`}
@@ -35,14 +35,14 @@ function Action({ sign, label, onClick, className = "" }) {
 
 const THEME_NAMES = { auto: "as the system", light: "light", dark: "dark" };
 
-function ThemeButton() {
+function ThemeButton({ className }) {
   const [now, setNow] = useState(theme());
   const next = THEMES[(THEMES.indexOf(now) + 1) % THEMES.length];
   const change = () => {
     setTheme(next);
     setNow(next);
   };
-  return html`<${Action} className="wide-only" sign=${now} label=${`Theme: ${THEME_NAMES[now]}. Change to ${THEME_NAMES[next]}`} onClick=${change} />`;
+  return html`<${Action} className=${className} sign=${now} label=${`Theme: ${THEME_NAMES[now]}. Change to ${THEME_NAMES[next]}`} onClick=${change} />`;
 }
 
 function ModelState() {

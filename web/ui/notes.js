@@ -1,12 +1,13 @@
 // What the engine had to say besides.
 
+import { sentence } from "./errors.js";
 import { Icon } from "./icons.js";
 import { html, useState } from "./html.js";
 import { notes } from "./session.js";
 
 export function Notes() {
   if (!notes.value.length) return null;
-  return html`<ul class="notes">${notes.value.map((text, i) => html`<li key=${i}>${text}</li>`)}</ul>`;
+  return html`<ul class="notes">${notes.value.map((text, i) => html`<li key=${i}>${sentence(text)}</li>`)}</ul>`;
 }
 
 /** The latest one, above the chat until it was read. */
@@ -16,7 +17,7 @@ export function Notice() {
   if (all.length <= read) return null;
   return html`
     <div class="notice" role="status">
-      <p>${all.at(-1)}</p>
+      <p>${sentence(all.at(-1))}</p>
       <button type="button" class="button button-icon" aria-label="Dismiss" onClick=${() => setRead(all.length)}><${Icon} name="close" /></button>
     </div>`;
 }

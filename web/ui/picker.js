@@ -2,9 +2,9 @@
 
 import { bytes, count } from "./format.js";
 import { Icon } from "./icons.js";
-import { html, signal, useId, useRef, useState } from "./html.js";
+import { html, signal, useEffect, useId, useRef, useState } from "./html.js";
 import { servedModels } from "./served.js";
-import { DEMO, choice, examine } from "./session.js";
+import { DEMO, choice, examine, sentBack } from "./session.js";
 
 const EXAMPLES = [
   ["Qwen 2.5 0.5B", "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf"],
@@ -67,6 +67,7 @@ function LinkField() {
   const [wrong, setWrong] = useState("");
   const field = useRef(null);
   const id = useId();
+  useEffect(() => sentBack.value && field.current.focus(), [sentBack.value]);
   const submit = (event) => {
     event.preventDefault();
     const chosen = chosenByText(text.trim());

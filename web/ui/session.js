@@ -39,6 +39,9 @@ export const panel = signal(null);
 /** Whether the chat is shown: from when a model first could write until another is chosen, through restarts. */
 export const entered = signal(false);
 
+/** Counts how often the person was sent back to choose: the field for it then takes the focus. */
+export const sentBack = signal(0);
+
 export const DEMO = { kind: "demo", name: "Demo model", ref: "models/demo.gguf" };
 
 let attempt = null; // an AbortController: of what is being examined or opened
@@ -104,14 +107,10 @@ export async function load() {
 }
 
 /** Break off what is being examined or loaded; the plan stays. */
-export function cancel() {
-  leave();
-}
+export const cancel = () => leave();
 
 /** Give the model's memory back and show the plan again. Conversations stay. */
-export async function close() {
-  await leave();
-}
+export const close = () => leave();
 
 /** Keep to a smaller budget from now on. @param {string} memory such as "700MiB" */
 export async function lowerMemory(memory) {
@@ -172,7 +171,10 @@ async function leave() {
 
 function fail(error, doing) {
   if (kindOf(error) === "AbortError") return;
-  if (kindOf(error) === "EngineStopped") model.value = map.value = writing.value = null;
+  if (kindOf(error) === "EngineStopped") {
+    model.value = map.value = writing.value = progress.value = null;
+    phase.value = examined.value ? "planned" : "idle";
+  }
   const needs = examined.value?.needs_bytes ?? examined.value?.plan?.minimum_bytes;
   const found = problemOf(error, doing, { ...options.value, needs });
   problem.value = { ...found, moves: found.moves.map((move) => ({ label: MOVES[move], run: () => runMove(move) })) };
@@ -192,7 +194,10 @@ function runMove(move) {
   }[move];
   problem.value = null;
   if (move === "room") panel.value = "storage";
-  else if (move === "other") leave();
+  else if (move === "other") {
+    leave();
+    sentBack.value += 1;
+  }
   else if (move === "examine") plan();
   else if (move === "load" || move === "restart") load();
   else if (changes) {

@@ -25,7 +25,7 @@ export function Start() {
       <${Plan} />
       <div class="start-go" role="group" aria-label="Choices">
         <${Options} />
-        <div class="go"><${Go} found=${examined.value} /></div>
+        <${Go} found=${examined.value} />
       </div>
     </div>`;
 }
@@ -46,7 +46,7 @@ function Plan() {
 /** The one thing to do next. */
 function Go({ found }) {
   const [partly, setPartly] = useState(null); // the model of which only a part is to be kept
-  if (phase.value === "opening") return html`<${LoadProgress} what="Opening" />`;
+  if (phase.value === "opening") return html`<div class="go"><${LoadProgress} what="Opening" /></div>`;
   const { bytes: needed = 0, quota, usage } = found?.download ?? {};
   const room = Math.max(0, (quota ?? Infinity) - (usage ?? 0));
   if (found?.runs && options.value.cache && choice.value.kind !== "file" && needed > room && partly !== found.name) {
@@ -55,9 +55,11 @@ function Go({ found }) {
         onWithout=${() => (choose({ cache: false }), load())} onPart=${() => (setPartly(found.name), load())} />`;
   }
   return html`
-    <button type="button" class="button button-primary button-large" disabled=${!found?.runs || phase.value === "examining"} onClick=${load}>
-      Load and chat<${Icon} name="arrow" />
-    </button>`;
+    <div class="go">
+      <button type="button" class="button button-primary button-large" disabled=${!found?.runs || phase.value === "examining"} onClick=${load}>
+        Load and chat<${Icon} name="arrow" />
+      </button>
+    </div>`;
 }
 
 function Reading() {
