@@ -8,7 +8,10 @@ from array import array
 import pytest
 
 import wasmrt
+from tests.gguf_files import write_llama
+from tests.range_server import RangeServer
 from wasmrt import page as page_module
+from wasmrt import speed
 from wasmrt.engine import Model
 from wasmrt.model.config import ModelConfig
 from wasmrt.page import Page
@@ -104,6 +107,8 @@ def test_a_text_is_that_of_the_model():
         assert numbers["numbers"].tobytes() == logits.tobytes()
         assert (await other.ask(do="stats", model=number))["passes"] > 0
         assert await other.ask(do="loaded", model=number) is None
+        found = await other.ask(do="map", model=number)
+        assert sum(segment["resident"] for segment in found["segments"]) == found["read_bytes"] > 0
         progress = [message["progress"] for message in other.heard[number] if "progress" in message]
         assert progress[-1][0] == progress[-1][1] > 0
 
@@ -270,5 +275,170 @@ def test_an_answer_that_is_no_json_is_an_error(monkeypatch, of):
             await asyncio.sleep(0.1)
         assert told["kind"] == "ValueError"
         assert len(closed) == (of == "open")
+
+    converse(test)
+
+
+# Before a model is opened
+
+
+@pytest.fixture
+def opens(monkeypatch):
+    """Sources that were opened, by their names, and those that were closed."""
+    seen = {"opened": [], "closed": []}
+    opening = page_module.open_model
+
+    async def open_counted(ref, cache=True):
+        source, header = await opening(ref, cache)
+        seen["opened"].append(source.name)
+        closing = source.close
+
+        async def close():
+            seen["closed"].append(source.name)
+            await closing()
+
+        source.close = close
+        return source, header
+
+    monkeypatch.setattr(page_module, "open_model", open_counted)
+    return seen
+
+
+def test_examining_reads_a_header_once_and_open_goes_on_from_there(opens, monkeypatch):
+    """Other options are planned for with what is known, also of what the kernels take."""
+    measured = []
+    computing_rate = speed.computing_rate
+
+    async def counted(*args):
+        measured.append(args)
+        return await computing_rate(*args)
+
+    monkeypatch.setattr(speed, "computing_rate", counted)
+
+    async def test(other):
+        ref = str(demo_model())
+        for memory in (None, "9MiB", "1MiB"):
+            found = await other.ask(do="examine", ref=ref, options={"device": "cpu", "threads": 1, "memory": memory})
+            assert found["runs"] == (memory != "1MiB")
+        assert (opens["opened"], opens["closed"], len(measured)) == ([ref], [], 1)
+        assert (found["kind"], found["needs"], found["plan"], found["predicted"]) == ("BudgetError", "memory", None, None)
+        enough = await other.ask(do="examine", ref=ref, options={"device": "cpu", "memory": found["needs_bytes"]})
+        assert enough["runs"]
+        less = await other.ask(do="examine", ref=ref, options={"device": "cpu", "memory": found["needs_bytes"] - 1})
+        assert less["needs_bytes"] == found["needs_bytes"]
+        number = await other.open()
+        assert (opens["opened"], opens["closed"]) == ([ref], [])
+        again = await other.ask(do="examine", ref=ref, options={"device": "cpu"})  # the open model's own file
+        assert again["runs"]
+        assert opens["opened"] == [ref]
+        await other.ask(do="close", model=number)
+        assert opens["closed"] == [ref]
+
+    converse(test)
+
+
+def test_what_was_examined_is_closed(opens, monkeypatch, tmp_path):
+    """When another is, when it is forgotten, after a while, when it is opened in another way, and at the end."""
+    ref, second = str(demo_model()), write_llama(tmp_path / "second.gguf")
+
+    async def test(other):
+        await other.ask(do="examine", ref=ref, options={"device": "cpu"})
+        await other.ask(do="examine", ref=str(second), options={"device": "cpu"})
+        assert opens["closed"] == [ref]
+        assert await other.ask(do="forget") is None
+        assert opens["closed"] == [ref, str(second)]
+        assert await other.ask(do="forget") is None
+        monkeypatch.setattr(page_module, "EXAMINED_SECONDS", 0.05)
+        await other.ask(do="examine", ref=ref, options={"device": "cpu"})
+        await asyncio.sleep(0.5)
+        assert opens["closed"] == [ref, str(second), ref]
+        monkeypatch.setattr(page_module, "EXAMINED_SECONDS", 60.0)
+        await other.ask(do="examine", ref=ref, options={"device": "cpu", "cache": False})
+        await other.open()
+        assert opens["closed"] == [ref, str(second), ref, ref]
+        await other.ask(do="examine", ref=str(second), options={"device": "cpu"})
+
+    converse(test)
+    assert opens["closed"][-1] == str(second)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"architecture": "plum"}, "UnsupportedError"),
+        ({"changes": {"block_count": 100}}, "FormatError"),
+        ({}, "DeviceError"),
+    ],
+)
+def test_what_cannot_run_is_said_and_not_thrown(tmp_path, change, kind):
+    options = {"device": "cpu"} if change else {"device": "tpu"}
+
+    async def test(other):
+        ref = str(write_llama(tmp_path / "m.gguf", **change))
+        found = await other.ask(do="examine", ref=ref, options=options)
+        assert (found["runs"], found["kind"], found["plan"], found["predicted"]) == (False, kind, None, None)
+        assert found["why_not"]
+        assert found["n_parameters"] > 0
+        assert (len(found["segments"]) > 0) == (kind == "DeviceError")
+
+    converse(test)
+
+
+@pytest.mark.parametrize(
+    ("ref", "options", "kind"),
+    [
+        ("/no/such/file.gguf", {}, "SourceError"),
+        (__file__, {}, "FormatError"),
+        (str(demo_model()), {"memory": "much"}, "ValueError"),
+        (str(demo_model()), {"speed": 9}, "TypeError"),
+    ],
+)
+def test_what_cannot_be_examined_is_an_error(ref, options, kind):
+    async def test(other):
+        assert (await other.ask(do="examine", ref=ref, options=options))["kind"] == kind
+
+    converse(test)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_download_is_foretold(tmp_path, monkeypatch, cache):
+    """From the header and a moment's try: at a rate that is the server's, of the bytes that are not here yet."""
+    monkeypatch.setattr("wasmrt.store.remote.default_cache", lambda: tmp_path / "cache")
+    size = demo_model().stat().st_size
+
+    async def test(other):
+        with RangeServer(demo_model()) as server:
+            server.bytes_per_second = 400_000
+            found = await other.ask(do="examine", ref=server.url, options={"device": "cpu", "cache": cache})
+            download, sent = found["download"], sum(request.sent for request in server.requests)
+            assert sent < size / 4
+            assert 200_000 < download["rate"] < 600_000  # seen: 330,000 to 410,000, of whole pieces in 0.4 s
+            assert download["bytes"] + download["cached_bytes"] == size
+            assert (download["cached_bytes"] > 0) == cache
+            assert download["seconds"] == pytest.approx(download["bytes"] / download["rate"])
+            before = len(server.requests)
+            small = await other.ask(do="examine", ref=server.url, options={"device": "cpu", "cache": cache, "context": 64})
+            assert small["download"]["rate"] == download["rate"]
+            assert len(server.requests) == before
+            server.bytes_per_second = None
+            number = other.send(do="open", ref=server.url, options={"device": "cpu", "cache": cache})
+            await other.wait(number, "done")
+            await other.ask(do="loaded", model=number)
+            later = await other.ask(do="examine", ref=server.url, options={"device": "cpu", "cache": cache})
+            assert (later["download"]["bytes"] < size / 100) == cache
+
+    converse(test)
+
+
+def test_an_examination_can_be_cancelled():
+    async def test(other):
+        with RangeServer(demo_model()) as server:
+            server.bytes_per_second = 1000
+            one = other.send(do="examine", ref=server.url, options={"device": "cpu", "cache": False})
+            await asyncio.sleep(0.3)
+            other.page.handle(json.dumps({"cancel": one}))
+            assert (await other.wait(one, "done", "error"))["error"]["kind"] == "AbortError"
+        found = await other.ask(do="examine", ref=str(demo_model()), options={"device": "cpu"})
+        assert found["runs"]
 
     converse(test)

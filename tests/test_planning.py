@@ -3,16 +3,23 @@
 import asyncio
 import json
 import re
+from dataclasses import replace
 
+import gguf
 import pytest
 
 from tests.gguf_files import write_llama
 from tests.range_server import RangeServer
 from tests.test_cli import wasmrt
+from tests.test_streaming import write_layers
 from wasmrt import speed
+from wasmrt.device.choice import choose
 from wasmrt.errors import BudgetError
+from wasmrt.gguf.types import FILE_TYPES
+from wasmrt.model.build import build
 from wasmrt.options import EngineOptions, parse_bytes
-from wasmrt.planning import examine, report
+from wasmrt.planning import examine, planned, report
+from wasmrt.store.open import Opened, open_model
 from wasmrt.store.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -135,6 +142,69 @@ def test_the_budget_that_would_do_does(path):
     parts = [float(n) for n in re.findall(r"([0-9.]+) MiB", str(caught.value))]
     assert parts[0] == pytest.approx(sum(parts[1:4]), abs=0.31)  # each is rounded up
     assert found_for(path, f"{parts[0]}MiB", context=64)["budget"] == int(parts[0] * 2**20)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.7, 1.0])
+@pytest.mark.parametrize("experts", [0, 8])
+@pytest.mark.parametrize("tied", [False, True])
+def test_segments_add_up_to_the_plan(tmp_path, share, experts, tied, nothing_measured):
+    """Each byte of the weights is in one segment, and in one place."""
+    path = write_layers(tmp_path / "m.gguf", 3, experts=experts, tied=tied)
+    whole = found_for(path, context=64)
+    found = found_for(path, whole["minimum_bytes"] + int(share * (whole["total_bytes"] - whole["minimum_bytes"])), context=64)
+    segments = found["segments"]
+    assert [segment["name"] for segment in segments] == ["embedding", "blk.0", "blk.1", "blk.2", "head"]
+    for segment in segments:
+        assert segment["bytes"] == sum(segment[f"{part}_bytes"] for part in ("resident", "gpu", "streamed", "row"))
+    assert sum(segment["bytes"] for segment in segments) == found["weights_total_bytes"]
+    assert sum(segment["streamed_bytes"] for segment in segments) == found["streamed_bytes"]
+    assert sum(segment["resident_bytes"] for segment in segments) <= found["resident_bytes"]  # frames are whole
+    assert (segments[0]["bytes"] == 0) == tied  # it counts for the head, which reads all of it
+    assert (segments[0]["row_bytes"] > 0) == (not tied and share < 1)
+
+
+def test_facts_are_those_of_the_file(path):
+    found = found_for(path)
+    assert (found["name"], found["model"], found["size"]) == ("tiny.gguf", str(path), path.stat().st_size)
+    assert (found["architecture"], found["n_layers"], found["n_ctx_train"]) == ("llama", 2, 64)
+    assert (found["title"], found["format"], found["chat"]) == (None, "F32", False)
+    assert (found["adapter"], found["threads"]) == ("", 1)
+
+
+def test_file_types_are_those_of_the_gguf_package():
+    for number, name in FILE_TYPES.items():
+        assert gguf.LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_") == name
+
+
+def test_what_was_measured_is_not_measured_again(path, monkeypatch):
+    """For another budget; another number of threads is another device."""
+    opened, asked = Opened(*asyncio.run(open_model(path.read_bytes()))), []
+
+    async def computing_rate(choice, built, stays=True):
+        asked.append(choice.threads(built.programs))
+        return 1e8
+
+    monkeypatch.setattr(speed, "computing_rate", computing_rate)
+    measured = speed.Measured()
+    for options in ({}, {"context": 64}, {"threads": 2}, {"threads": 2, "context": 64}):
+        found = asyncio.run(planned(opened, EngineOptions(device="cpu", **options), measured=measured))
+        assert found.predicted.compute_bytes_per_second == 1e8
+    assert asked == [1, 2]
+
+
+def test_kernels_are_measured_with_the_threads_that_the_model_will_have(path, monkeypatch):
+    """What is measured is small, and alone would have one."""
+    made = []
+    choice = choose(EngineOptions(device="cpu", threads=None))
+    built = build(asyncio.run(open_model(path.read_bytes()))[1])
+
+    def with_threads(n):
+        made.append(n)
+        return choose(EngineOptions(device="cpu", threads=n))
+
+    choice = replace(choice, threads=lambda _: 2, with_threads=with_threads)
+    assert asyncio.run(speed.computing_rate(choice, built)) > 0
+    assert made == [2]
 
 
 def test_the_command_in_json(path):

@@ -23,7 +23,7 @@ from wasmrt.resources import demo_model
 from wasmrt.speed import Prediction, predict_for
 from wasmrt.store.memory import Memory
 from wasmrt.store.open import Opened, open_model, read_header
-from wasmrt.store.source import Source
+from wasmrt.store.source import Source, fetched_of
 from wasmrt.store.store import LayerStore, Progress
 from wasmrt.text import Generation, Pieces, PlainIds, check_stops
 from wasmrt.tokenizer import Tokenizer, from_metadata
@@ -491,11 +491,14 @@ class Model:
         if cache.reuse(tokens) < len(tokens) - 1 or cache.recurrent:
             return []
         started = time.perf_counter()
+        self._store.running = range(len(self._bounds))
         try:
             chosen = await self.device.chain(self._bounds, tokens[-1], len(tokens) - 1, n, options, uniforms)
         except FAILURES as error:
             await self._move_to_cpu(error)
             return []
+        finally:
+            self._store.running = range(0)
         self._pass_seconds = (time.perf_counter() - started) / n
         cache.tokens.extend([tokens[-1], *chosen][: max(1, len(chosen))])
         self._passes += n
@@ -541,6 +544,41 @@ class Model:
         device, store = self.device, self._store.metrics.as_dict()
         counted = device.n_threads, self._load_seconds, device.kernel_seconds, self._passes, store
         return ModelStats(device.name, *counted, self._choice.adapter)
+
+    def map(self) -> dict[str, Any]:
+        """What of the model is where at this moment, in bytes: plain values for JSON. Cheap: it is looked at while a pass runs.
+
+        segments: of the embedding, each layer and the head their name, bytes in the file, and of these what is in memory
+        (resident), on a GPU (gpu) and on its way (arriving); in_use: whether a pass is there. A tensor that segments share
+        counts in one of them. tiers: what GPU and memory hold of their budgets (used, of), what of the file lies on this disk
+        (present, of; None: no copy is kept), and what came over the network. reading: bytes in flight. passes: so far;
+        bytes_per_pass: read anew, on the average; bytes_bound: what each must read. stalled_seconds, read_bytes: so far.
+        """
+        self._check_open()
+        plan, metrics, fetched = self.plan, self._store.metrics, fetched_of(self._source)
+        segments = self._store.chart()
+        uploaded, memory = sum(one["gpu"] for one in segments), self._store.used_bytes
+        gpu = {"used": 0, "of": 0}
+        if plan.gpu:
+            weights = plan.gpu.weight_bytes * uploaded // plan.device_bytes if plan.device_bytes else 0
+            others = plan.gpu.total_bytes - plan.gpu.weight_bytes
+            gpu = {"used": others + weights, "of": plan.gpu.budget or plan.gpu.total_bytes}
+        kept = fetched.disk_bytes if fetched else None
+        return {
+            "segments": segments,
+            "tiers": {
+                "gpu": gpu,
+                "memory": {"used": plan.total_bytes - plan.weight_bytes + memory, "of": plan.budget},
+                "disk": None if kept is None else {"present": kept, "of": self._source.size},
+                "network": {"bytes": fetched.network_bytes if fetched else 0},
+            },
+            "reading": sum(one["arriving"] for one in segments),
+            "passes": self._passes,
+            "bytes_per_pass": metrics.streamed_bytes // self._passes if self._passes else 0,
+            "bytes_bound": plan.bytes_bound,
+            "stalled_seconds": metrics.stalled_seconds,
+            "read_bytes": metrics.bytes_read,
+        }
 
     async def loaded(self) -> None:
         """Wait until the weights that stay are there, after open(wait=False). Raises what has kept them from coming."""

@@ -142,6 +142,8 @@ class Page:
                 return {"shape": list(logits.shape or ())}, logits
             case "stats":
                 return model.stats.as_dict(), None
+            case "map":
+                return model.map(), None
             case "loaded":
                 await model.loaded()
                 return None, None

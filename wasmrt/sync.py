@@ -152,6 +152,10 @@ class SyncModel:
     def stats(self) -> engine.ModelStats:
         return self.engine.stats
 
+    def map(self) -> dict[str, Any]:
+        """What of the model is where at this moment, also while another thread computes: engine.Model.map."""
+        return self.engine.map()
+
     @property
     def tokenizer(self) -> Tokenizer:
         return self.engine.tokenizer

@@ -7,7 +7,8 @@
 //   {id, do: "generate", model, prompt, options} prompt: text or ids
 //   {id, do: "chat", model, messages, options}
 //   {id, do: "tokenize", model, text, options}   {id, do: "detokenize", model, ids}   {id, do: "logits", model, ids}
-//   {id, do: "stats", model}                     {id, do: "loaded", model}: when the weights that stay are there
+//   {id, do: "stats", model}                     {id, do: "map", model}: what is where at this moment
+//   {id, do: "loaded", model}: when the weights that stay are there
 //   {id, do: "lower_memory", model, memory}      {id, do: "close", model}: breaks off what is asked of the model
 //   {taken: id}   the pieces that came were used; only then more are sent, so that a slow page is not flooded
 //   {stop: id}    end a text here, as if it were finished

@@ -393,6 +393,19 @@ export class Model {
     return this.#ask({ do: "stats" }, signal);
   }
 
+  /**
+   * What of the model is where at this moment, in bytes; cheap, so that it may be asked several times a second. Where memory is
+   * shared it is answered while the model computes. Tensors that segments share count in one of them.
+   * @returns {Promise<{
+   *   segments: {name: string, bytes: number, resident: number, gpu: number, arriving: number, in_use: boolean}[],
+   *   tiers: {gpu: {used: number, of: number}, memory: {used: number, of: number}, disk: {present: number, of: number} | null,
+   *     network: {bytes: number}},
+   *   reading: number, passes: number, bytes_per_pass: number, bytes_bound: number, stalled_seconds: number, read_bytes: number}>}
+   */
+  map({ signal } = {}) {
+    return this.#ask({ do: "map" }, signal);
+  }
+
   /** Wait until the weights that stay are there. @param {{signal?: AbortSignal}} [options] @returns {Promise<void>} */
   async loaded({ signal } = {}) {
     await this.#ask({ do: "loaded" }, signal);

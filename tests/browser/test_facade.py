@@ -310,6 +310,44 @@ def test_an_engine_that_does_not_start_is_told(kept_page, site, path):
     assert got[1] == 0
 
 
+def test_where_a_model_is_can_be_seen_while_it_comes_and_writes(kept_page, slow):
+    """Polled as a page does. Where memory is shared the answer comes while a pass runs."""
+    got = run(kept_page, """
+        const model = await open(args.url, { device: "cpu", cache: false });
+        const arriving = await model.map();
+        await model.close();
+        const other = await open(DEMO, { device: "cpu", memory: "9MiB" });
+        const text = other.generate(PROMPT, { maxTokens: 60 });
+        let done = false;
+        const reading = (async () => { for await (const piece of text); done = true; })();
+        const seen = [], times = [];
+        while (!done) {
+          const started = performance.now();
+          seen.push(await other.map());
+          times.push(performance.now() - started);
+          await sleep(5);
+        }
+        await reading;
+        const last = await other.map(), stats = await other.stats();
+        await other.close();
+        const closed = await refused(other.map());
+        times.sort((a, b) => a - b);
+        return { arriving, seen, last, stats, plan: other.plan, closed, ms: times[times.length >> 1] };
+    """, url=slow.url)  # fmt: skip
+    first, last = got["arriving"], got["last"]
+    assert sum(segment["resident"] for segment in first["segments"]) < sum(segment["bytes"] for segment in first["segments"])
+    assert first["reading"] == sum(segment["arriving"] for segment in first["segments"]) > 0
+    assert first["tiers"]["network"]["bytes"] > 0
+    assert first["tiers"]["disk"] is None
+    assert [segment["name"] for segment in last["segments"]] == ["embedding", "blk.0", "blk.1", "blk.2", "blk.3", "head"]
+    assert last["read_bytes"] == got["stats"]["store"]["bytes_read"]
+    assert last["bytes_per_pass"] > 0
+    assert last["bytes_bound"] == got["plan"]["bytes_bound"]
+    assert last["tiers"]["memory"]["used"] <= got["plan"]["total_bytes"] <= last["tiers"]["memory"]["of"]
+    assert {0, 1} <= {segment["in_use"] for found in got["seen"] for segment in found["segments"]}
+    assert got["closed"][1] == "DeviceError"
+
+
 def test_a_model_is_examined_before_it_is_opened(kept_page, site, native):
     """In one worker, the header from the network once; the plan is that of the model which is opened then."""
     got = run(kept_page, """

@@ -104,7 +104,7 @@ class BrowserSource:
         if not self._js.remote:
             return None
         kept = self._js.present
-        return Fetched(int(self._js.network), None if kept is None else int(kept))
+        return Fetched(int(self._js.network), int(kept) if isinstance(kept, int | float) else None)
 
     @property
     def cached(self) -> str:
@@ -113,7 +113,9 @@ class BrowserSource:
         return f"{state}: {why}" if why else state
 
     def _tell_what_is_not_checked(self) -> None:
-        """A user should know that bytes of two versions could be mixed."""
+        """A user should know that bytes of two versions could be mixed, and why nothing came before everything."""
+        if not self._js.ranges and self._js.cache.state != "whole":
+            log.warning("%s: its server does no ranges, so all of it was fetched before anything of it could be used", self.name)
         if not self.exposed:
             checked = "of a part only its length, and the file's size and time"
             wanted = "Access-Control-Expose-Headers: Content-Range, ETag"

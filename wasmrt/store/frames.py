@@ -89,6 +89,11 @@ class Frames:
         """Whether an extent's home is memory."""
         return self.held[i].pool is self.resident
 
+    @property
+    def used(self) -> int:
+        """Bytes that frames take."""
+        return self.resident.used + self.ring.used + self.expert_cache.used
+
     def are_there(self, extents: Sequence[int]) -> bool:
         return all(self.held[i].there for i in extents)
 
@@ -139,8 +144,7 @@ class Frames:
         offset = held.extent.offset // self.plan.block * self.plan.block
         n_bytes = min(held.n_bytes if self.plan.block > 1 else held.extent.n_bytes, self._source.size - offset)
         held.read = self.fetcher.read(offset, self.memory.place(frame, n_bytes), demand, lambda read: self._arrived(i, read))
-        used = sum(pool.used for pool in (self.resident, self.ring, self.expert_cache))
-        self.metrics.high_water_bytes = max(self.metrics.high_water_bytes, used)
+        self.metrics.high_water_bytes = max(self.metrics.high_water_bytes, self.used)
         return True
 
     def _arrived(self, i: int, read: Read) -> None:

@@ -10,8 +10,10 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from wasmrt.errors import WasmrtError
+from wasmrt.store.chart import Chart
 from wasmrt.store.frames import Addresses, Frames, Held, Upload
 from wasmrt.store.layers import Kind, LayerTable, Stage
 from wasmrt.store.lower import lower
@@ -84,10 +86,23 @@ class LayerStore:
         self._stalled: set[int] = set()  # segments, of the pass that runs
         self._demanded: set[int] = set()
         self._routed: dict[int, set[int]] = {}  # segment -> the experts that its router chose
+        self._chart: Chart | None = None
+        self.running = range(0)  # the segments that a pass computes or waits for
 
     @property
     def metrics(self) -> StoreMetrics:
         return self._frames.metrics
+
+    def chart(self) -> list[dict[str, Any]]:
+        """What of each segment is where now: Chart.segments."""
+        if self._chart is None:
+            self._chart = Chart(self._table, self._held)
+        return self._chart.segments(self.running)
+
+    @property
+    def used_bytes(self) -> int:
+        """Of memory, by frames of weights."""
+        return self._frames.used
 
     @property
     def tables(self) -> Sequence[Addresses]:
@@ -143,10 +158,22 @@ class LayerStore:
         Of several chunks each goes through a stage before the next one's weights come; through the head only the last goes.
         Whoever leaves early closes it, and with it all that is inside: a pin that goes later could meet the next pass.
         """
-        if self.is_complete and n_chunks == 1:
-            self.metrics.hits += n_segments
-            yield Part(range(n_segments), range(len(self._table.segments[n_segments - 1].uses)))
-            return
+        try:
+            if self.is_complete and n_chunks == 1:
+                self.metrics.hits += n_segments
+                self.running = range(n_segments)
+                yield Part(self.running, range(len(self._table.segments[n_segments - 1].uses)))
+                return
+            async with aclosing(self._parts(n_segments, n_chunks, stages, chosen)) as parts:
+                async for part in parts:
+                    self.running = part.segments
+                    yield part
+        finally:
+            self.running = range(0)
+
+    async def _parts(
+        self, n_segments: int, n_chunks: int, stages: Sequence[Stage], chosen: Chosen | None
+    ) -> AsyncGenerator[Part, None]:
         if isinstance(self._order.predictor, Cyclic):
             self._order.predictor.end = n_segments
         self._stalled.clear()
@@ -250,6 +277,7 @@ class LayerStore:
         """Pin what op `at` needs and wait until it is there."""
         self._frames.pin(needs, pinned)
         segment = self._order.ops[at][0]
+        self.running = range(segment, segment + 1)
         started = time.perf_counter()
         try:
             for i in needs:
