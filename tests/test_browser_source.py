@@ -44,7 +44,7 @@ class Memory:
 class FakeSource:
     """web/source.js: reads end when the test says so, or at once."""
 
-    name, size, exposed = "http://x/a.gguf", len(DATA), True
+    name, size, exposed, ranges = "http://x/a.gguf", len(DATA), True, True
     etag = '"1"'
 
     def __init__(self, ref=None, options=None, url=None):
@@ -160,6 +160,8 @@ def test_an_open_that_is_cancelled_too_late_is_closed(page):
     ({"etag": None, "lastModified": "Fri, 01 Mar 2024 00:00:00 GMT"}, None),
     ({"exposed": False, "etag": None}, "Access-Control-Expose-Headers: Content-Range, ETag"),
     ({"etag": None}, "no ETag and no Last-Modified"),
+    ({"ranges": False}, "does no ranges, so all of it was fetched"),
+    ({"ranges": False, "cache": SimpleNamespace(state="whole", why="")}, None),
 ])
 def test_what_cannot_be_checked_is_told(page, caplog, facts, told):
     async def open_source(ref, options, url):

@@ -12,7 +12,8 @@
 //   {type: "ping"}, {type: "stats"}, {type: "close"}
 //   {type: "list"}, {type: "remove", key}  what lies on the disk: instead of "open"
 // From it:
-//   {type: "opened", name, size, etag, lastModified, exposed, cache, network, present}    exposed: whether each part's place in
+//   {type: "opened", name, size, etag, lastModified, ranges, exposed, cache, network, present}    ranges: whether the server does
+//                                          them; else the whole file was taken. exposed: whether each part's place in
 //                                          the file can be checked (else only its length); cache: {state, why}, see STATES;
 //                                          network: bytes that came over it so far; present: bytes of the file on the disk, or null
 //   {type: "error", error}                 instead of "opened". error: {kind, message, transient}
@@ -24,6 +25,7 @@
 
 const MIB = 1 << 20;
 const HEAD_BYTES = 256 << 10; // of the first request: the file's header is read from it
+const WHOLE_BYTES = 64 * MIB; // of a file whose server does no ranges: it is taken whole, and held in memory
 const PART_BYTES = 8 * MIB; // of one request; a larger read is several, side by side
 const AT_ONCE = 8;
 // A page has six connections to an HTTP/1.1 server. What is read ahead leaves one, so that what is waited for finds it.
@@ -298,6 +300,7 @@ class WebFile {
     this.url = url;
     this.name = nameOf(url);
     this.identity = null;
+    this.ranges = true;
     this.exposed = true;
     this.place = null;
     this.head = new Uint8Array(0);
@@ -308,9 +311,10 @@ class WebFile {
     this.settle(await this.find(HEAD_BYTES, limits.openAttempts));
   }
 
-  settle({ identity, exposed, url, head }) {
+  settle({ identity, ranges, exposed, url, head }) {
     this.place = { url, exposed };
     this.identity = identity;
+    this.ranges = ranges;
     this.exposed = exposed;
     this.head = head;
   }
@@ -436,7 +440,10 @@ class WebFile {
   }
 }
 
-/** Which file it is, and its first n bytes. Throws Trouble. A size of null is yet to be asked for. */
+/**
+ * Which file it is, and its first n bytes; of a server that does no ranges all bytes, or none if hardly any are wanted. Throws
+ * Trouble. A size of null is yet to be asked for.
+ */
 async function readHead(request, answer, n) {
   const { headers, status } = answer;
   checkBusy(answer);
@@ -448,17 +455,23 @@ async function readHead(request, answer, n) {
   const length = contentLength(headers);
   const identity = { size: total, etag: strongEtag(headers), lastModified: headers.get("last-modified") };
   if ((status === 416 && total === 0) || (status === 200 && length === 0)) {
-    return { identity: { ...identity, size: 0 }, exposed: true, head: new Uint8Array(0) };
+    return { identity: { ...identity, size: 0 }, ranges: true, exposed: true, head: new Uint8Array(0) };
   }
-  if (status === 200) {
-    throw new Trouble(
-      "the server does not do ranges: it answered with the whole file; download the file and choose it here, or serve it with " +
-        "`wasmrt serve`",
-      "never",
-    );
-  }
-  if (status !== 206) throw new Trouble(`it answered with status ${status}; check the URL`, "never");
+  if (status !== 206 && status !== 200) throw new Trouble(`it answered with status ${status}; check the URL`, "never");
   checkEncoding(headers);
+  if (status === 200) {
+    if (length === null || length > WHOLE_BYTES) {
+      const size = length === null ? "does not say how large it is" : `this one has ${length} bytes`;
+      throw new Trouble(
+        `the server does not do ranges: it answered with the whole file, which is taken up to ${WHOLE_BYTES} bytes, and ${size}; ` +
+          "download the file and choose it here, or serve it with `wasmrt serve`",
+        "never",
+      );
+    }
+    request.deadline += (length / limits.bytesPerSecond) * 1000;
+    const head = n < HEAD_BYTES ? new Uint8Array(0) : await readBody(request, answer, length);
+    return { identity: { ...identity, size: length }, ranges: false, exposed: true, head };
+  }
   const exposed = headers.has("content-range");
   let wanted = n;
   if (exposed) {
@@ -470,14 +483,20 @@ async function readHead(request, answer, n) {
     if (length > n) throw new Trouble(`asked for ${n} bytes, it answered with ${length}`);
     wanted = length;
   }
-  const head = new Uint8Array(wanted);
+  const head = await readBody(request, answer, wanted);
+  return { identity, ranges: true, exposed: exposed && total !== null, head };
+}
+
+/** All n bytes of an answer. Throws Trouble. */
+async function readBody(request, answer, n) {
+  const bytes = new Uint8Array(n);
   let at = 0;
-  await request.body(answer, wanted, (chunk) => {
-    head.set(chunk, at);
+  await request.body(answer, n, (chunk) => {
+    bytes.set(chunk, at);
     at += chunk.length;
     counts.network += chunk.length;
   });
-  return { identity, exposed: exposed && total !== null, head };
+  return bytes;
 }
 
 /**
@@ -519,6 +538,7 @@ class LocalFile {
     this.file = file;
     this.name = name || file.name || "<blob>";
     this.identity = { size: file.size, etag: null, lastModified: null };
+    this.ranges = true;
     this.exposed = true;
     this.head = new Uint8Array(0);
   }
@@ -775,6 +795,15 @@ class Cache {
     if (idle) this.writeSoon();
   }
 
+  /** The same of what opening has read, from byte 0 on, as far as it is not there. */
+  keepHead(head) {
+    for (let at = 0; at < head.length; ) {
+      const stop = this.has(at) ? this.present.runEnd(at) : Math.min(head.length, at + MIB, this.present.nextStart(at));
+      if (!this.has(at)) this.keep(at, [head.subarray(at, stop)]);
+      at = stop;
+    }
+  }
+
   /** Wait until the backlog has room: a disk that is slower than the network would pile it up. */
   room() {
     if (this.backlogBytes <= limits.backlogBytes) return undefined;
@@ -917,7 +946,7 @@ async function openCached(file) {
     await remove(folder, key).catch(() => {}); // of what cannot be used nothing needs to stay; that it does not go is no worse
     return { state: "none", why: oneLine(error) };
   }
-  cache.keep(0, file.head.length && !cache.has(0) ? [file.head.slice()] : []);
+  cache.keepHead(file.head);
   return { state: "on", why: "" };
 }
 
@@ -1120,7 +1149,8 @@ async function open(message) {
     if (message.cache) state = await openCached(opening);
     else await opening.open();
     source = opening;
-    postMessage({ type: "opened", name: source.name, ...source.identity, exposed: source.exposed, cache: state, ...soFar() });
+    const { name, identity, ranges, exposed } = source;
+    postMessage({ type: "opened", name, ...identity, ranges, exposed, cache: state, ...soFar() });
   } catch (error) {
     postMessage({ type: "error", error: sendable(error) });
   }

@@ -17,8 +17,9 @@ function withoutSecrets(url) {
 }
 
 /**
- * Facts of an open source: `name`, `size` (bytes), `etag`, `lastModified`; `exposed`: whether the server lets the page check
- * each part's place in the file; `cache`: {state, why}; `network`, `present`: bytes that came, and that are kept.
+ * Facts of an open source: `name`, `size` (bytes), `etag`, `lastModified`; `ranges`: whether the server does them, or all was
+ * taken at once; `exposed`: whether the server lets the page check each part's place in the file; `cache`: {state, why};
+ * `network`, `present`: bytes that came, and that are kept.
  */
 export class Source {
   /**
@@ -75,6 +76,7 @@ export class Source {
     this.size = 0;
     this.etag = null;
     this.lastModified = null;
+    this.ranges = true;
     this.exposed = true;
     this.cache = { state: "off", why: "" };
     this.remote = message.url !== undefined;
@@ -219,7 +221,7 @@ export class Source {
     }
   }
 
-  #opened({ name, size, etag, lastModified, exposed, cache }) {
+  #opened({ name, size, etag, lastModified, ranges, exposed, cache }) {
     const { resolve, reject } = this.#opening;
     this.#opening = null;
     const same = size === this.size && etag === this.etag && (etag || lastModified === this.lastModified);
@@ -227,7 +229,7 @@ export class Source {
       const message = `'${this.name}' changed while it was in use; open it again`;
       return reject(thrown({ kind: "SourceError", message, transient: false }));
     }
-    Object.assign(this, { name, size, etag, lastModified, exposed, cache });
+    Object.assign(this, { name, size, etag, lastModified, ranges, exposed, cache });
     this.#ready = true;
     return resolve();
   }

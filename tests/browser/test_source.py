@@ -248,7 +248,6 @@ def test_what_is_waited_for_comes_before_what_is_read_ahead(reader):
     (Fault(status=401), ("denied", "401", "token")),
     (Fault(status=403), ("denied", "403", "token")),
     (Fault(status=400), ("400",)),
-    (Fault(whole=True), ("does not do ranges", "download the file and choose it here")),
 ], ids=lambda value: "")
 def test_what_cannot_be_opened_is_said_at_once(reader, server, fault, parts):
     server.faults = lambda request: fault
@@ -256,10 +255,25 @@ def test_what_cannot_be_opened_is_said_at_once(reader, server, fault, parts):
     assert len(server.requests) == 1
 
 
-def test_a_server_without_ranges_is_left_before_it_sends_the_file(reader):
-    with Web(bytes(64 << 20)) as server:
+def test_of_a_server_without_ranges_a_small_file_is_taken_whole(reader, server):
+    server.faults = lambda request: Fault(whole=True, headers={"Accept-Ranges": None})
+    assert reader.opened(server.url)["size"] == len(DATA)
+    for offset, n in [(0, 1000), (HEAD - 1, 2), (AT, N), (len(DATA) - 1, 1), (0, len(DATA))]:
+        assert reader.read(offset, n) == DATA[offset : offset + n]
+    assert len(server.requests) == 1
+
+
+def test_what_comes_whole_and_breaks_off_is_asked_for_again(reader, server):
+    server.faults.extend([Fault(whole=True, cut=500_000), Fault(whole=True)])
+    reader.opened(server.url)
+    assert reader.read(0, len(DATA)) == DATA
+    assert len(server.requests) == 2
+
+
+def test_a_server_without_ranges_is_left_before_it_sends_a_large_file(reader):
+    with Web(bytes((64 << 20) + 1)) as server:
         server.faults = lambda request: Fault(whole=True)
-        assert_error(reader.open(server.url), "does not do ranges", transient=False)
+        assert_error(reader.open(server.url), "does not do ranges", "67108865", "choose it here", transient=False)
         time.sleep(0.3)
         assert server.sent < 32 << 20                            # what the buffers of system and browser hold
 
@@ -728,6 +742,35 @@ def test_a_reload_needs_no_network(disk, server):
     assert (facts["size"], facts["exposed"]) == (len(DATA), True)
     assert disk.read(0, len(DATA)) == DATA
     assert disk.stats()["network"] == 0
+
+
+def test_what_came_whole_is_kept(disk, server):
+    """And the server's answer to the question whether it is still that file is left before its bytes come."""
+    server.faults = lambda request: Fault(whole=True)
+    disk.opened(server.url, cache=True)
+    close(disk)
+    (model,) = stored(disk)
+    assert model["whole"]
+    disk.page.reload()
+    assert disk.opened(server.url, cache=True)["cache"] == {"state": "whole", "why": ""}
+    assert disk.read(0, len(DATA)) == DATA
+    assert disk.stats()["network"] == 0
+    close(disk)
+    server.stop()
+    disk.page.reload()
+    assert disk.opened(server.url, cache=True)["cache"]["state"] == "whole"
+    assert disk.read(0, len(DATA)) == DATA
+
+
+def test_of_what_comes_whole_the_disk_gets_what_it_lacks(disk, server):
+    disk.opened(server.url, cache=True)
+    assert disk.read() == DATA[AT : AT + N]
+    close(disk)
+    server.faults = lambda request: Fault(whole=True)
+    disk.opened(server.url, cache=True)
+    close(disk)
+    (model,) = stored(disk)
+    assert (model["present"], model["whole"]) == (len(DATA), True)
 
 
 def test_a_whole_copy_of_an_old_version_is_replaced(disk, server):

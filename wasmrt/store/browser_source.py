@@ -115,7 +115,7 @@ class BrowserSource:
     def _tell_what_is_not_checked(self) -> None:
         """A user should know that bytes of two versions could be mixed, and why nothing came before everything."""
         if not self._js.ranges and self._js.cache.state != "whole":
-            log.warning("%s: its server does no ranges, so all of it was fetched before anything of it could be used", self.name)
+            log.warning("%s: its server does no ranges, so all of it was fetched before any of it could be used", self.name)
         if not self.exposed:
             checked = "of a part only its length, and the file's size and time"
             wanted = "Access-Control-Expose-Headers: Content-Range, ETag"
