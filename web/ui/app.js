@@ -6,12 +6,17 @@ import { DropTarget } from "./drop.js";
 import { EnginePanel } from "./engine-panel.js";
 import { Header } from "./header.js";
 import { Live } from "./live.js";
+import { keepOffline } from "./offline.js";
+import { OfflineStatus } from "./offline-status.js";
 import { Start } from "./start.js";
 import { StoragePanel } from "./storage-panel.js";
 import { Work } from "./work.js";
 import { chosenByText, lookForServed } from "./picker.js";
-import { html, render, useEffect } from "./html.js";
-import { DEMO, choice, entered, examine, model, panel, phase, unexpected } from "./session.js";
+import { effect, html, render, useEffect } from "./html.js";
+import { DEMO, choice, entered, examine, model, panel, phase, problem, progress, unexpected } from "./session.js";
+
+const IDLE_MS = 3000;
+let kept = false;
 
 function App() {
   const work = entered.value;
@@ -33,14 +38,14 @@ function App() {
 function Foot() {
   return html`
     <footer class="foot">
-      <span>Runs on WebAssembly and WebGPU</span>
+      <${OfflineStatus} />
       <button type="button" class="button-link" onClick=${() => (panel.value = "about")}>How it works</button>
       <a href="THIRD_PARTY.txt">Licences</a>
     </footer>`;
 }
 
 const PANELS = {
-  storage: { label: "Storage", content: () => html`<${StoragePanel} inUse=${urlInUse()} revision=${phase.value} />` },
+  storage: { label: "Storage", content: () => html`<${StoragePanel} inUse=${urlInUse()} revision=${phase.value} /><${OfflineStatus} />` },
   about: { title: "About wasmrt", content: () => html`<${About} />` },
   engine: { title: "Engine", content: () => html`<${EnginePanel} />` },
 };
@@ -66,6 +71,18 @@ function keepAddress() {
   if (address.href !== location.href) history.replaceState(null, "", address);
 }
 
+/** The page itself is kept once it has nothing more urgent to fetch. */
+function keepPage() {
+  const idle = phase.value === "planned" || (phase.value === "ready" && progress.value?.done !== false) || problem.value;
+  if (!idle) return;
+  const before = phase.value;
+  setTimeout(() => {
+    if (phase.value !== before || kept) return;
+    kept = true;
+    keepOffline();
+  }, IDLE_MS);
+}
+
 export function start(root) {
   addEventListener("error", ({ error, message }) => error && unexpected(error ?? new Error(message)));
   addEventListener("unhandledrejection", ({ reason }) => unexpected(reason));
@@ -73,6 +90,7 @@ export function start(root) {
   render(html`<${App} />`, root);
   choice.subscribe((chosen) => chosen && keepAddress());
   const wanted = new URLSearchParams(location.search).get("model");
+  effect(keepPage);
   // Reading a header starts the engine, too: whoever looks at the page for some seconds need not wait for Python.
   examine((wanted && chosenByText(wanted)) || DEMO);
   lookForServed();

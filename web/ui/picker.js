@@ -67,7 +67,11 @@ function LinkField() {
   const [wrong, setWrong] = useState("");
   const field = useRef(null);
   const id = useId();
-  useEffect(() => sentBack.value && field.current.focus(), [sentBack.value]);
+  useEffect(() => {
+    if (!sentBack.value) return;
+    sentBack.value = false;
+    field.current.focus();
+  }, [sentBack.value]);
   const submit = (event) => {
     event.preventDefault();
     const chosen = chosenByText(text.trim());

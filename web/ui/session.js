@@ -39,8 +39,8 @@ export const panel = signal(null);
 /** Whether the chat is shown: from when a model first could write until another is chosen, through restarts. */
 export const entered = signal(false);
 
-/** Counts how often the person was sent back to choose: the field for it then takes the focus. */
-export const sentBack = signal(0);
+/** Whether the person was sent back to choose a model: the field for it then takes the focus. */
+export const sentBack = signal(false);
 
 export const DEMO = { kind: "demo", name: "Demo model", ref: "models/demo.gguf" };
 
@@ -196,7 +196,7 @@ function runMove(move) {
   if (move === "room") panel.value = "storage";
   else if (move === "other") {
     leave();
-    sentBack.value += 1;
+    sentBack.value = true;
   }
   else if (move === "examine") plan();
   else if (move === "load" || move === "restart") load();
