@@ -181,12 +181,7 @@ class Page:
             except WasmrtError:
                 await self._forget_now()
                 raise
-        if browser.IN_PAGE:
-            await browser.load("storage")
-            room = await browser.module("storage").estimate()
-            found["download"] |= {"quota": float(room.quota), "usage": float(room.usage)}
-        else:
-            found["download"] |= {"quota": None, "usage": None}
+        found["download"] |= await disk_room()
         return found
 
     async def _look_at(self, ref: Any, key: str, cache: bool) -> Opened:
@@ -240,6 +235,15 @@ class Page:
 
     def _tell_pieces(self, number: int, pieces: list[str], tokens: list[int]) -> None:
         self.send({"id": number, "pieces": pieces, "tokens": tokens})
+
+
+async def disk_room() -> dict[str, float | None]:
+    """What this origin may keep on the disk and what it does, in bytes; None where nobody says."""
+    if not browser.IN_PAGE:
+        return {"quota": None, "usage": None}
+    await browser.load("storage")
+    room = await browser.module("storage").estimate()
+    return {"quota": float(room.quota) or None, "usage": float(room.usage) if room.quota else None}
 
 
 @dataclass(eq=False)

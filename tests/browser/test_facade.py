@@ -340,7 +340,7 @@ def test_where_a_model_is_can_be_seen_while_it_comes_and_writes(kept_page, slow)
     assert first["tiers"]["network"]["bytes"] > 0
     assert first["tiers"]["disk"] is None
     assert [segment["name"] for segment in last["segments"]] == ["embedding", "blk.0", "blk.1", "blk.2", "blk.3", "head"]
-    assert last["read_bytes"] == got["stats"]["store"]["bytes_read"]
+    assert 0 < last["read_bytes"] <= got["stats"]["store"]["bytes_read"]  # the next pass's weights are on their way
     assert last["bytes_per_pass"] > 0
     assert last["bytes_bound"] == got["plan"]["bytes_bound"]
     assert last["tiers"]["memory"]["used"] <= got["plan"]["total_bytes"] <= last["tiers"]["memory"]["of"]
@@ -380,7 +380,7 @@ def test_a_model_is_examined_before_it_is_opened(kept_page, site, native):
     assert got["enough"]["plan"]["budget"] == none["needs_bytes"]
     assert whole["predicted"]["tokens_per_second"] > 0
     assert whole["download"]["bytes"] + whole["download"]["cached_bytes"] == size
-    assert whole["download"]["quota"] > 0
+    assert whole["download"]["quota"] is None or whole["download"]["quota"] > whole["download"]["usage"]
     assert got["during"]["download"]["cached_bytes"] in (0, size)  # 0 where the browser has no such disk
     assert got["text"] == "".join(native.generate(PROMPT, max_tokens=6))
     assert got["workersThen"] == 1
