@@ -3,6 +3,7 @@ that the same prompt gives on a desktop."""
 
 import html.parser
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wasmrt.resources import demo_model
 pytestmark = pytest.mark.usefixtures("cpu")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+DOC = (EXAMPLES.parent / "docs" / "embedding.md").read_text("utf-8")
 PROMPT = "Once upon a time"
 ELSEWHERE = "https://example.org/wasmrt/"  # where the notebook and the PyScript page have wasmrt's files
 START_SECONDS = 240.0
@@ -134,6 +136,23 @@ def test_a_page_with_python_writes(browser: Engine, written):
     assert text == written
     assert speed.startswith("64 tokens, ")
     assert not [event for event in page.events if event.kind == "csp"]
+
+
+@pytest.mark.parametrize("browser", ["chromium"], indirect=True)
+def test_what_the_doc_says_of_examine(browser: Engine):
+    """Its lines, for a model that runs and, with less memory, for one that does not."""
+    (block,) = (block for block in re.findall(r"```js\n(.*?)```", DOC, re.DOTALL) if " examine(" in block)
+    lines = block.replace("hf:owner/repo:Q4_K_M", "/models/demo.gguf").replace('"./wasmrt.js"', '"/wasmrt.js"')
+    head, body = lines.split("\n", 1)
+    page = browser.open()
+
+    def shown(body: str) -> list[str]:
+        source = f"const said = [];\nconst show = (text) => said.push(text);\n{body}\nreturn said;"
+        said: list[str] = page.run(f"{head}\nexport default async () => {{\n{source}\n}}", seconds=START_SECONDS)
+        return said
+
+    assert re.fullmatch(r"[\d.]+ tokens a second, \d+ bytes to fetch", "".join(shown(body)))
+    assert "memory" in "".join(shown(body.replace("1GiB", "1MiB")))
 
 
 @pytest.mark.parametrize("where", ["worker", "main"])
