@@ -12,7 +12,7 @@ import { Start } from "./start.js";
 import { StoragePanel } from "./storage-panel.js";
 import { Work } from "./work.js";
 import { chosenByText, lookForServed } from "./picker.js";
-import { effect, html, render, useEffect } from "./html.js";
+import { effect, html, render, useEffect, useRef } from "./html.js";
 import { DEMO, choice, entered, examine, model, panel, phase, problem, progress, unexpected } from "./session.js";
 
 const IDLE_MS = 3000;
@@ -20,10 +20,12 @@ let kept = false;
 
 function App() {
   const work = entered.value;
+  const before = useRef(work);
   useEffect(() => {
     document.title = work ? `${choice.value.name} · wasmrt` : "wasmrt: any GGUF model, in this tab";
     document.getElementById("app").classList.toggle("app-work", work);
-    if (!work) document.getElementById("main").focus({ preventScroll: true });
+    if (before.current && !work) document.getElementById("main").focus({ preventScroll: true });
+    before.current = work;
   }, [work]);
   return html`
     <a class="skip" href="#main">Skip to the content</a>

@@ -3,7 +3,7 @@
 import { html } from "./html.js";
 import { examined, map, panel } from "./session.js";
 
-const MOST = 28; // bars; of more layers some stand together
+const MOST = 24; // bars; of more layers some stand together
 
 export function MiniMap() {
   const segments = map.value?.segments ?? examined.value?.segments ?? [];

@@ -5,9 +5,11 @@ import { Icon } from "./icons.js";
 import { html, useState } from "./html.js";
 import { notes } from "./session.js";
 
-export function Notes() {
-  if (!notes.value.length) return null;
-  return html`<ul class="notes">${notes.value.map((text, i) => html`<li key=${i}>${sentence(text)}</li>`)}</ul>`;
+/** @param {{more?: string[]}} props more: of the plan */
+export function Notes({ more = [] }) {
+  const all = [...new Set([...more, ...notes.value])];
+  if (!all.length) return null;
+  return html`<ul class="notes">${all.map((text, i) => html`<li key=${i}>${sentence(text)}</li>`)}</ul>`;
 }
 
 /** The latest one, above the chat until it was read. */

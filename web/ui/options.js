@@ -2,13 +2,13 @@
 
 import { bytes, memoryText } from "./format.js";
 import { html, useEffect, useId, useRef, useState } from "./html.js";
-import { choose, choice, examined, options } from "./session.js";
+import { choose, choice, examined, options, phase } from "./session.js";
 
 const STEPS = 200; // of the slider, from the least that works to all of it
 
 export function Options() {
   return html`
-    <div class="opts">
+    <div class="opts" inert=${phase.value === "opening"}>
       <${Memory} />
       <${Device} />
       <${KeepCopy} />
@@ -25,8 +25,8 @@ export function parseBytes(text) {
 }
 
 /** The least budget that works, and the least that streams nothing. */
-function range({ plan, needs_bytes: needs, size }) {
-  const least = plan?.minimum_bytes || needs;
+function range({ plan, needs, needs_bytes: enough, size }) {
+  const least = plan?.minimum_bytes || (needs !== "gpu_memory" && enough);
   if (!least) return null;
   const fixed = plan ? plan.kv_bytes + plan.state_bytes + plan.activation_bytes : least;
   return { least, most: Math.max(least * 1.05, fixed + size * 1.02) };

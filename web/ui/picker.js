@@ -20,16 +20,18 @@ export async function lookForServed() {
   served.value = (await servedModels()).filter(({ url, shard }) => url !== demo && !(shard?.number > 1));
 }
 
-const hrefOf = (ref) => new URL(ref, document.baseURI).href;
+/** By which two choices are the same. */
+const hrefOf = (ref) => (typeof ref !== "string" ? ref : /^hf:/i.test(ref) ? ref : new URL(ref, document.baseURI).href);
 
 export function Picker() {
   const chosen = choice.value;
+  const known = chosen && [DEMO.ref, ...served.value.map(({ url }) => url)].some((ref) => hrefOf(ref) === hrefOf(chosen.ref));
   return html`
     <div class="pick">
       <${LinkField} />
-      <div class="pick-head"><h2 class="pick-label">Or choose here, or drop a file anywhere</h2><${FileButton} /></div>
+      <div class="pick-head"><h2 class="pick-label">Or choose here<span class="wide-only">, or drop a file anywhere</span></h2><${FileButton} /></div>
       <ul class="pick-list pick-more" aria-label="Models">
-        ${chosen?.kind === "url" && html`
+        ${chosen?.kind === "url" && !known && html`
           <${Item} sign="link" name=${chosen.name} facts=${chosen.ref} choice=${chosen} />`}
         ${chosen?.kind === "file" && html`
           <${Item} sign="file" name=${chosen.name} facts="From your disk; it is not uploaded" size=${chosen.ref.size} choice=${chosen} />`}
@@ -47,8 +49,7 @@ function factsOf({ architecture, n_parameters: n, runs, why_not: whyNot, error, 
 }
 
 function Item({ sign, name, facts, size, choice: of }) {
-  const current = choice.value;
-  const pressed = current?.kind === of.kind && current.ref === of.ref;
+  const pressed = choice.value && hrefOf(choice.value.ref) === hrefOf(of.ref);
   return html`
     <li>
       <button type="button" class="pick-item" aria-pressed=${pressed ? "true" : "false"} onClick=${() => examine(of)}>
@@ -86,7 +87,7 @@ function LinkField() {
   };
   return html`
     <form onSubmit=${submit} novalidate>
-      <label class="pick-label" for=${id}>A link to a GGUF file, or a Hugging Face reference</label>
+      <label class="pick-label" for=${id}>Link to a GGUF file, or Hugging Face reference</label>
       <div class="pick-line">
         <input id=${id} ref=${field} class="field" type="text" inputmode="url" autocomplete="off" autocapitalize="off" spellcheck="false"
           placeholder="https://….gguf or hf:owner/repository" value=${text} aria-invalid=${wrong ? "true" : undefined}

@@ -46,10 +46,12 @@ export const DEMO = { kind: "demo", name: "Demo model", ref: "models/demo.gguf" 
 
 let attempt = null; // an AbortController: of what is being examined or opened
 let wake = () => {}; // the map is asked for at once
+let carried = false; // memory and context were chosen with another model in mind
 
 /** Read the header of a model and plan for it. Nothing large is read. */
 export async function examine(chosen) {
   leave();
+  carried = true;
   batch(() => {
     choice.value = chosen;
     examined.value = null;
@@ -63,6 +65,7 @@ export async function examine(chosen) {
 export function choose(changes) {
   options.value = { ...options.value, ...changes };
   store("options", options.value);
+  carried = false;
   const matters = Object.keys(changes).some((name) => name !== "cache");
   if (matters && choice.value && ["planned", "examining", "idle"].includes(phase.value)) plan();
 }
@@ -72,6 +75,13 @@ async function plan() {
   try {
     const found = await engine.examine(choice.value.ref, { ...forEngine(), signal: mine.signal, onnote: note });
     if (attempt !== mine) return;
+    const { memory, gpuMemory, context } = options.value;
+    const mayLift = carried && (memory || gpuMemory || context) && ["BudgetError", "ContextFull"].includes(found.kind);
+    carried = false;
+    if (mayLift) {
+      options.value = { ...options.value, memory: "", gpuMemory: "", context: "" };
+      return void plan();
+    }
     batch(() => ((examined.value = found), (phase.value = "planned")));
   } catch (error) {
     if (attempt !== mine) return;
@@ -99,6 +109,7 @@ export async function load() {
     batch(() => ((model.value = opened), (phase.value = "ready"), (entered.value = true)));
     watchMap(opened);
     await opened.loaded();
+    if (attempt === mine) progress.value = { bytes: 0, of: 0, rate: null, eta: 0, ...progress.value, done: true };
   } catch (error) {
     if (attempt !== mine) return;
     if (!model.value) phase.value = examined.value ? "planned" : "idle";
