@@ -3,7 +3,7 @@
 import { Icon } from "./chat-icons.js";
 import { canChat, conversation, modelName } from "./chat-state.js";
 import { Composer } from "./composer.js";
-import { titleOf } from "./conversation.js";
+import { titleOf } from "./conversation-text.js";
 import { Conversations } from "./conversations.js";
 import { Greeting } from "./greeting.js";
 import { html, useEffect, useLayoutEffect, useRef, useSignal } from "./html.js";
@@ -17,7 +17,7 @@ const NEAR = 32; // px from the end that still count as being there
 /** @param {{panels?: boolean}} props panels: false if conversations and settings have a place of their own on the page */
 export function Chat({ panels = true }) {
   const root = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     // What has no template is no partner in a conversation: it goes on with a text.
     return canChat.subscribe((can) => {
       if (!conversation.messages.peek().length) conversation.mode.value = can ? "chat" : "story";
@@ -98,7 +98,7 @@ function Log() {
   useEffect(() => {
     follows.value = true; // whoever says something wants to see what comes of it
     toEnd();
-  }, [conversation.id.value, writing.value && messages.value.at(-1)?.id]);
+  }, [conversation.id.value, writing.value && messages.value.at(-1)?.id, messages.value.length === 0]);
 
   const scrolled = () => {
     const { scrollTop, scrollHeight, clientHeight } = scroller.current;
@@ -122,7 +122,7 @@ function Log() {
       onScroll=${scrolled} onWheel=${wheel}>
       <div class="chat-log-inside ${story ? "chat-story" : ""}" ref=${content}>${shown.length ? shown : html`<${Greeting} />`}</div>
     </div>
-    ${!follows.value && html`<button type="button" class="chat-jump" onClick=${jump}><${Icon} name="down" /> ${writing.value ? "Follow the text" : "Jump to latest"}</button>`}
+    ${!follows.value && shown.length > 0 && html`<button type="button" class="chat-jump" onClick=${jump}><${Icon} name="down" /> ${writing.value ? "Follow the text" : "Jump to latest"}</button>`}
   </div>`;
 }
 

@@ -41,7 +41,7 @@ export function Composer({ conversation }) {
       ${writing
         ? html`<button type="button" class="chat-send chat-stop" onClick=${stop} title="Stop (Escape)"><${Icon} name="stop" /><span>Stop</span></button>`
         : html`<button class="chat-send" disabled=${Boolean(waits) || (!draft.trim() && !canGoOn)}>
-            <${Icon} name=${canGoOn ? "next" : "send"} /><span>${canGoOn ? "Continue" : "Send"}</span></button>`}
+            <${Icon} name=${canGoOn ? "next" : "send"} /><span>${canGoOn ? "Continue" : story ? "Write" : "Send"}</span></button>`}
     </div>
     <p class="chat-waits" id="chat-waits">${waits || html`<kbd>Enter</kbd> sends, <kbd>Shift</kbd> <kbd>Enter</kbd> begins a line${writing && html`, <kbd>Esc</kbd> stops`}`}</p>
   </form>`;

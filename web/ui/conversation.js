@@ -1,5 +1,6 @@
 // A conversation: its messages, and the text that is being written into it. No DOM, no storage; `startText` is the way to a model.
 
+import { asked, forgetting, joinStory, newId } from "./conversation-text.js";
 import { batch, computed, signal } from "./html.js";
 import { firstSettings, forEngine } from "./settings.js";
 
@@ -13,10 +14,6 @@ import { firstSettings, forEngine } from "./settings.js";
  * @property {Record<string, any>} [stats] what the engine says of the text, at its end
  * @property {{kind: string, text: string}} [reason] why it failed
  */
-
-// A chat template closes what was said. So what was cut off is asked for; the model sees its own beginning, and this.
-const GO_ON = "Go on exactly where you stopped, without repeating anything.";
-const TITLE_LENGTH = 60;
 
 export class Conversation {
   id = signal(newId());
@@ -78,7 +75,7 @@ export class Conversation {
     const at = this.#place(id);
     if (this.writing.value || at < 0) return;
     const upTo = this.messages.value[at].role === "user" ? at + 1 : at;
-    if (upTo) this.#cut(upTo, "The answer was written anew.");
+    if (upTo) this.#cut(upTo, "The answer was replaced.");
     if (upTo) this.#answer();
   }
 
@@ -184,8 +181,8 @@ export class Conversation {
   }
 
   #cut(at, what) {
-    if (at >= this.messages.value.length) return;
-    this.#offer(what);
+    const gone = this.messages.value.slice(at);
+    if (gone.some(({ content }) => content)) this.#offer(what);
     this.messages.value = this.messages.value.slice(0, at);
     if (this.forgotten.value >= at) this.forgotten.value = 0;
   }
@@ -270,40 +267,4 @@ export class Conversation {
       this.live.value = "";
     });
   }
-}
-
-/** The messages as a chat template takes them. head: what there is of an answer that was cut off. */
-export function asked(system, messages, head = "") {
-  const said = messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
-  if (system.trim()) said.unshift({ role: "system", content: system.trim() });
-  if (head) said.push({ role: "assistant", content: head }, { role: "user", content: GO_ON });
-  return said;
-}
-
-/** A story's parts as one text. What a person adds to a text that has ended without a space begins with one. */
-export function joinStory(parts) {
-  return parts.reduce((text, { role, content }) => text + gap(text, role, content) + content, "");
-}
-
-/** What stands between a story so far and a part that is added. */
-export function gap(text, role, content) {
-  return role === "user" && text && content && !/\s$/.test(text) && !/^[\s.,;:!?'’”)]/.test(content) ? " " : "";
-}
-
-/** How many messages to leave out next, so that a question is the first that is left; null if there are no two questions. */
-function forgetting(messages, forgotten) {
-  const questions = messages.flatMap(({ role }, at) => (role === "user" && at > forgotten ? [at] : []));
-  return questions.length ? questions[questions.length >> 1] : null;
-}
-
-/** A line that tells conversations apart. */
-export function titleOf({ name, messages }) {
-  if (name) return name;
-  const first = messages.find(({ role }) => role === "user")?.content.replace(/\s+/g, " ").trim() ?? "";
-  const letters = [...first.slice(0, 4 * TITLE_LENGTH)]; // not half of a surrogate pair
-  return letters.length > TITLE_LENGTH ? `${letters.slice(0, TITLE_LENGTH - 1).join("").trimEnd()}…` : letters.join("");
-}
-
-export function newId() {
-  return [...crypto.getRandomValues(new Uint32Array(3))].map((word) => word.toString(36).padStart(7, "0")).join("");
 }

@@ -1,8 +1,8 @@
 // The conversations on this device: whether any are kept, which there are, and how they come and go.
 
 import { Action } from "./message.js";
-import { conversation, keeper, modelName } from "./chat-state.js";
-import { titleOf } from "./conversation.js";
+import { canChat, conversation, keeper, modelName } from "./chat-state.js";
+import { titleOf } from "./conversation-text.js";
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Icon } from "./chat-icons.js";
 import { MOST_BYTES, fileName, fromJson, toJson, toMarkdown } from "./records.js";
@@ -11,15 +11,15 @@ import { MOST_BYTES, fileName, fromJson, toJson, toMarkdown } from "./records.js
 export function Conversations({ onopen = () => {} }) {
   const [said, setSaid] = useState("");
   const kept = keeper.wanted.value;
-  const begin = async (mode) => {
+  const mode = canChat.value ? conversation.mode.value : "story";
+  const begin = async () => {
     await keeper.save();
     conversation.begin(mode);
     onopen();
   };
   return html`<section class="chat-conversations" aria-label="Conversations">
     <div class="chat-row">
-      <button type="button" class="button button-small button-primary" onClick=${() => begin(conversation.mode.value)}>
-        <${Icon} name="plus" /> New ${conversation.mode.value}</button>
+      <button type="button" class="button button-small button-primary" onClick=${begin}><${Icon} name="plus" /> New ${mode}</button>
       <${Import} onend=${(text, worked) => (setSaid(text), worked && onopen())} />
     </div>
     <${KeepSwitch} />

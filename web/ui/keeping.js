@@ -2,7 +2,7 @@
 
 import { effect, signal } from "./html.js";
 import { store, stored } from "./local.js";
-import { newId } from "./conversation.js";
+import { newId } from "./conversation-text.js";
 import { soundRecord } from "./records.js";
 
 const DATABASE = "wasmrt-conversations";
@@ -119,7 +119,7 @@ export class Keeper {
   }
 
   /** Whether it worked; if not, `trouble` says why. */
-  async #try(use) {
+  async #try(use, again = true) {
     try {
       this.#database ??= open();
       const transaction = (await this.#database).transaction(TABLE, "readwrite");
@@ -133,6 +133,7 @@ export class Keeper {
     } catch (error) {
       this.#database = null;
       this.#saved = null;
+      if (again && error.name === "InvalidStateError") return this.#try(use, false); // the connection was closed meanwhile
       this.trouble.value = why(error);
       return false;
     }
@@ -145,10 +146,12 @@ function why(error) {
 }
 
 /** @returns {Promise<IDBDatabase>} */
-function open() {
+async function open() {
   const request = indexedDB.open(DATABASE, 1); // throws where it is forbidden; undefined in some private windows
   request.onupgradeneeded = () => request.result.createObjectStore(TABLE, { keyPath: "id" });
-  return done(request);
+  const database = await done(request);
+  database.onversionchange = () => database.close(); // somebody deletes it, say the browser's own settings
+  return database;
 }
 
 function done(request) {

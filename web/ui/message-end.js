@@ -8,7 +8,7 @@ export function Failure({ conversation, message, last }) {
   const { kind, text } = message.reason ?? { kind: "", text: "" };
   const full = kind === "ContextFull";
   return html`<div class="chat-end chat-end-bad" role=${last ? "alert" : undefined}>
-    <p><strong>${full ? "This is more than the model can hold." : "The answer broke off."}</strong> ${text}</p>
+    <p><strong>${full ? "This is more than the model can hold." : "The answer broke off."}</strong> ${text.slice(0, 1).toUpperCase() + text.slice(1)}</p>
     ${last && html`<p class="chat-moves">
       ${full ? html`<${FullMoves} conversation=${conversation} />` : html`<${Move} first label="Try again" run=${() => conversation.regenerate(message.id)} />`}
     </p>`}
@@ -33,7 +33,7 @@ function FullMoves({ conversation }) {
   const story = conversation.mode.value === "story";
   return html`
     ${conversation.canForget && html`<${Move} first label=${story ? "Go on without the beginning" : "Go on without the oldest messages"} run=${() => conversation.forgetOldest()} />`}
-    ${larger && html`<${Move} label=${`Open the model with ${larger} tokens of context`} run=${() => openLarger(larger)} />`}
+    ${larger && html`<${Move} label=${`Open it with a context of ${larger}`} run=${() => openLarger(larger)} />`}
     <${Move} first=${!conversation.canForget} label=${story ? "New story" : "New chat"} run=${() => conversation.begin()} />`;
 }
 

@@ -2,13 +2,15 @@
 
 import { Icon } from "./chat-icons.js";
 import { modelName } from "./chat-state.js";
-import { gap } from "./conversation.js";
+import { gap, joinStory } from "./conversation-text.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
-import { MarkdownView } from "./markdown.js";
+import { MarkdownView, grow } from "./markdown.js";
 import { CutOff, Failure } from "./message-end.js";
+import * as session from "./session.js";
 
 const DRAW_MS = 90; // between two drawings of a text that grows
 const COPIED_MS = 1600;
+const LIVE_MS = 300;
 
 /**
  * @param {object} props
@@ -47,10 +49,7 @@ function LiveText({ live }) {
   const place = useRef(null);
   useLayoutEffect(() => {
     const node = place.current.firstChild;
-    return live.subscribe((text) => {
-      if (text.startsWith(node.data)) node.appendData(text.slice(node.data.length));
-      else node.data = text;
-    });
+    return live.subscribe((text) => grow(node, text));
   }, [live]);
   return html`<p class="chat-text" ref=${(element) => {
     if (element && !element.firstChild) element.append("");
@@ -66,16 +65,17 @@ function Formatted({ text, live }) {
     view.current ??= new MarkdownView(place.current);
     if (!live) return void view.current.draw(text);
     let timer = 0;
+    let spent = 0;
     const draw = () => {
       timer = 0;
       const begun = performance.now();
       view.current.draw(live.peek());
       spent = performance.now() - begun;
     };
-    let spent = 0;
     const end = live.subscribe(() => (timer ||= setTimeout(draw, Math.max(DRAW_MS, 8 * spent))));
     return () => (end(), clearTimeout(timer));
   }, [text, live]);
+  useEffect(() => () => view.current.end(), []);
   return html`<div class="chat-formatted" ref=${place} onClick=${copyListing}></div>${live && html`<${Caret} live=${live} />`}`;
 }
 
@@ -96,14 +96,15 @@ function Actions({ conversation, message, last, writing, text, onedit }) {
   const mine = message.role === "user";
   const busy = conversation.writing.value;
   const story = conversation.mode.value === "story";
-  if (writing) return null;
+  const cutOff = message.state === "stopped" || message.stats?.finish !== "stop";
+  if (writing) return html`<${LiveFigures} />`;
   if (story && !last) return mine && html`<${Action} icon="edit" label="Edit this part" disabled=${busy} onClick=${onedit} />`;
   return html`<div class="chat-actions ${last ? "chat-actions-last" : ""}">
-    <${Copy} text=${text} label=${mine ? "Copy" : "Copy answer"} />
+    ${message.content && html`<${Copy} text=${story ? () => joinStory(conversation.messages.peek()) : text} label=${mine ? "Copy" : story ? "Copy the text" : "Copy answer"} />`}
     ${mine && html`<${Action} icon="edit" label="Edit" disabled=${busy} onClick=${onedit} />`}
     ${!mine && html`<${Action} icon="redo" label=${story ? "Write anew" : "Regenerate"} disabled=${busy} onClick=${() => conversation.regenerate(message.id)} />`}
-    ${!mine && last && html`<${Action} icon="next" label="Continue" disabled=${busy} onClick=${() => conversation.proceed()} />`}
-    <${Action} icon="trash" label="Delete" disabled=${busy} onClick=${() => conversation.remove(message.id)} />
+    ${!mine && last && message.content && (story || cutOff) && html`<${Action} icon="next" label="Continue" disabled=${busy} onClick=${() => conversation.proceed()} />`}
+    <${Action} icon="trash" label=${story ? "Delete this part" : mine ? "Delete with its answer" : "Delete answer"} disabled=${busy} onClick=${() => conversation.remove(message.id)} />
     ${!mine && message.stats && html`<${Figures} stats=${message.stats} />`}
   </div>`;
 }
@@ -155,6 +156,17 @@ function Figures({ stats }) {
   if (first > 0) figures.push([`first after ${first < 1 ? `${Math.max(1, Math.round(first * 1000))} ms` : `${digits(first)} s`}`, "time to the first token"]);
   if (cached > 0) figures.push([`${cached} of ${stats.prompt_tokens} remembered`, "tokens of the prompt that did not have to be read again"]);
   return html`<ul class="chat-figures" aria-label="Figures">${figures.map(([text, what]) => html`<li key=${what} title=${what}>${text}</li>`)}</ul>`;
+}
+
+/** While it is written; looked at a few times a second, since at a thousand tokens a second each would be a drawing. */
+function LiveFigures() {
+  const [{ decode, tokens }, setSpeeds] = useState(session.speeds.peek());
+  useEffect(() => {
+    const timer = setInterval(() => setSpeeds(session.speeds.peek()), LIVE_MS);
+    return () => clearInterval(timer);
+  }, []);
+  if (!tokens || !decode) return null;
+  return html`<div class="chat-actions chat-actions-last" aria-hidden="true"><ul class="chat-figures"><li>${digits(decode)} tok/s</li><li>${tokens} tokens</li></ul></div>`;
 }
 
 const digits = (number) => (number >= 100 ? String(Math.round(number)) : number.toPrecision(number < 1 ? 2 : 3));

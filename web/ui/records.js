@@ -1,6 +1,6 @@
 // A conversation as plain data: its shape checked wherever it comes from, and how it leaves as Markdown or JSON. Pure.
 
-import { joinStory, newId, titleOf } from "./conversation.js";
+import { joinStory, newId, titleOf } from "./conversation-text.js";
 import { soundSettings } from "./settings.js";
 
 /**

@@ -11,14 +11,15 @@
  * @property {string} seed decimal, as it may be past 2**53; "" for another one each time
  */
 
-/** The order is that of a person's interest. most: of the slider only; a field takes what the engine takes (`limit`). */
+/** The order is that of a person's interest. A field takes what the engine takes: from `least`, or what is `above`, to `limit`; a
+ * slider goes from `least` to `most`. */
 export const SETTINGS = [
   {
     name: "temperature", label: "Temperature", least: 0, most: 2, step: 0.05, first: 0.7, digits: 2,
     help: "Higher is more surprising, lower more predictable. 0 always takes the likeliest word.",
   },
   {
-    name: "topP", label: "Top-p", least: 0.01, most: 1, limit: 1, step: 0.01, first: 0.95, digits: 2,
+    name: "topP", label: "Top-p", above: 0, least: 0.01, most: 1, limit: 1, step: 0.01, first: 0.95, digits: 2,
     help: "Draw from the fewest tokens that together are this probable. 1 is off.",
   },
   {
@@ -62,10 +63,12 @@ export function checkSetting(setting, text) {
   }
   const value = Number(trimmed.replace(",", "."));
   const limit = setting.limit ?? (setting.whole ? MOST_TOKENS : Number.MAX_VALUE);
-  const right = Number.isFinite(value) && value >= setting.least && value <= limit && (!setting.whole || Number.isInteger(value));
-  if (right) return { value };
+  const { label, least, above } = setting;
+  const right = Number.isFinite(value) && (above === undefined ? value >= least : value > above) && value <= limit;
+  if (right && (!setting.whole || Number.isInteger(value))) return { value };
   const kind = setting.whole ? "a whole number" : "a number";
-  return { error: `${setting.label}: ${kind} ${setting.limit ? `from ${setting.least} to ${limit}` : `of ${setting.least} or more`}.` };
+  if (above !== undefined) return { error: `${label}: ${kind} above ${above}, and at most ${limit}.` };
+  return { error: `${label}: ${kind} ${setting.limit ? `from ${least} to ${limit}` : `of ${least} or more`}.` };
 }
 
 /** Settings from anywhere, say an imported file: what is right of them, and the first values for the rest. @returns {Settings} */
