@@ -18,9 +18,9 @@ export function bytesOf(n, all) {
 /** 11.2 MiB/s. @param {number} perSecond @returns {string} */
 export const byteRate = (perSecond) => `${bytes(perSecond)}/s`;
 
-/** 8.2 ms, 0.45 s, 38 s, 2 min 5 s, 1 h 12 min, 3 days. @param {number} seconds @returns {string} */
+/** 8.20 ms, 0.45 s, 38 s, 2 min 5 s, 1 h 12 min, 3 days. @param {number | null} seconds @returns {string} */
 export function duration(seconds) {
-  if (!Number.isFinite(seconds)) return "for ever";
+  if (seconds === null || !Number.isFinite(seconds)) return "–";
   if (seconds < 0.1) return `${digits(1000 * seconds)} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
   const whole = Math.round(seconds);
@@ -33,10 +33,10 @@ export function duration(seconds) {
 
 /** A wait that is only guessed: no more exact than it is known. @param {number} seconds @returns {string} */
 export function wait(seconds) {
-  if (seconds < 1) return "less than a second";
+  if (seconds < 1) return "a moment";
   if (seconds < 10) return `${Math.round(seconds)} s`;
-  if (seconds < 60) return `${5 * Math.round(seconds / 5)} s`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 57.5) return `${5 * Math.round(seconds / 5)} s`;
+  if (seconds < 3570) return `${Math.round(seconds / 60)} min`;
   return duration(300 * Math.round(seconds / 300));
 }
 

@@ -11,16 +11,46 @@ export function gridOf(n, width, least = 9) {
 }
 
 /**
- * Which cells have a number beneath them: of layers 1, 5, 10, ... those that leave `apart` pixels between; indices of segments.
- * The first and the last segment, embedding and head, always have their name.
+ * Which cells have a number beneath them: of layers 1, 5, 10, ... those that leave `apart` pixels between, and are clear of the
+ * names of the first and the last segment, embedding and head, which are so many pixels wide. Indices of segments.
  * @param {number} n segments @param {number} columns @param {number} width pixels @returns {number[]}
  */
-export function labelled(n, columns, width, apart = 44) {
-  const step = [1, 2, 5, 10, 20, 50, 100].find((step) => (step * width) / columns >= apart) ?? 100;
-  const rows = Math.ceil(n / columns);
-  const clear = Math.ceil((1.4 * apart * columns) / width); // cells that the names at both ends lie over
-  const lies = (i) => (i > clear || i % columns > clear || i >= columns) && (n - 1 - i > clear || Math.floor(i / columns) < rows - 1);
-  return Array.from({ length: Math.max(0, n - 2) }, (_, i) => i + 1).filter((i) => i % step === 0 && lies(i));
+export function labelled(n, columns, width, { apart = 36, first = 70, last = 42 } = {}) {
+  const cell = width / columns;
+  const step = [1, 2, 5, 10, 20, 50, 100].find((step) => step * cell >= apart) ?? 100;
+  const isClear = (i) => (i + 0.5) * cell > first && (Math.floor(i / columns) !== Math.floor((n - 1) / columns) || (n - i - 0.5) * cell > last);
+  return Array.from({ length: Math.max(0, n - 2) }, (_, i) => i + 1).filter((i) => i % step === 0 && isClear(i));
+}
+
+const GAP = 2;
+const LABEL = 17; // pixels beneath a row for numbers
+
+/**
+ * Where cells and their labels lie: rects [{x, y, width, height}], labels [{text, x, y, align}], all in pixels; `at(x, y)`: the cell
+ * at a place, or null.
+ * @param {number} n segments @param {number} width pixels @param {number} strip the height of a single row without labels; 0: a map
+ */
+export function layoutOf(n, width, strip = 0) {
+  const { columns, rows } = strip ? { columns: n, rows: 1 } : gridOf(n, width);
+  const gap = strip ? (n > 90 ? 0 : n > 48 ? 1 : GAP) : GAP;
+  const edge = strip ? 0 : 3; // for the frame around a cell
+  const tall = strip || [80, 52, 40][Math.min(rows, 3) - 1];
+  const step = (width - 2 * edge + gap) / columns;
+  const rowHeight = tall + 2 * edge + (strip ? 0 : LABEL);
+  const rects = Array.from({ length: n }, (_, i) => {
+    const x = edge + step * (i % columns);
+    return { x, y: edge + rowHeight * Math.floor(i / columns), width: step - gap, height: tall };
+  });
+  const label = (i, text, align, x) => ({ text, align, x, y: rects[i].y + tall + 5 });
+  const middle = (i) => rects[i].x + rects[i].width / 2;
+  const end = (i) => rects[i].x + rects[i].width;
+  const numbers = strip || n < 3 ? [] : labelled(n, columns, width).map((i) => label(i, `${i}`, "center", middle(i)));
+  const names = strip || n < 3 ? [] : [label(0, "embedding", "left", rects[0].x), label(n - 1, "head", "right", end(n - 1))];
+  const at = (x, y) => {
+    const i = columns * Math.floor(y / rowHeight) + Math.floor((x - edge) / step);
+    return x >= edge && x < width - edge && i >= 0 && i < n && y % rowHeight < tall + 2 * edge ? i : null;
+  };
+  return { columns, rects, labels: [...names, ...numbers], height: rows * rowHeight, radius: Math.min(4, (step - gap) / 4), at };
 }
 
 /** Shares of a cell, bottom to top, each from 0 to 1 and 1 at most in all: what is there now. */
@@ -42,19 +72,25 @@ function stack(all, amounts) {
   });
 }
 
-/** Sums over segments. @returns {{bytes: number, gpu: number, resident: number, arriving: number, here: number, n_here: number, used: string[]}} */
-export function totalsOf(segments) {
-  const sums = { bytes: 0, gpu: 0, resident: 0, arriving: 0, here: 0, n_here: 0, used: [] };
-  for (const { name, bytes, gpu, resident, arriving, in_use } of segments) {
+/**
+ * Sums over segments. stay: what the plan keeps of them, all where there is no plan; placed: what of that is here; n_placed: the
+ * segments of which all of it is.
+ * @param {any[]} segments of the map @param {any[] | null} planned of the plan
+ */
+export function totalsOf(segments, planned) {
+  const sums = { bytes: 0, gpu: 0, resident: 0, arriving: 0, here: 0, stay: 0, placed: 0, n_placed: 0 };
+  segments.forEach(({ bytes, gpu = 0, resident = 0, arriving = 0 }, i) => {
     const here = Math.min(bytes, gpu + resident);
+    const stay = planned ? planned[i].gpu_bytes + planned[i].resident_bytes : bytes;
     sums.bytes += bytes;
     sums.gpu += gpu;
     sums.resident += resident;
     sums.arriving += arriving;
     sums.here += here;
-    if (here >= bytes) sums.n_here += 1;
-    if (in_use) sums.used.push(name);
-  }
+    sums.stay += stay;
+    sums.placed += Math.min(here, stay);
+    if (here >= stay) sums.n_placed += 1;
+  });
   return sums;
 }
 

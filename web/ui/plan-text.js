@@ -1,6 +1,6 @@
 // What a plan says, in words. Pure.
 
-import { byteRate, bytes, duration, memoryText, wait, whole } from "./format.js";
+import { byteRate, bytes, count, memoryText, wait, whole } from "./format.js";
 
 const REFUSED = {
   BudgetError: "Not within this memory",
@@ -25,8 +25,8 @@ export function verdictOf(examined, options) {
     return { tone: "yes", title: "Yes, it runs here", text: `${where} Nothing is read while it writes.`, moves: [] };
   }
   const chosen = options?.memory;
-  const enough = examined.enough_bytes ?? plan.total_bytes - plan.staging_bytes + plan.streamed_bytes;
-  const moves = chosen ? [{ label: `Use ${bytes(enough)} and read nothing again`, memory: memoryText(enough) }] : [];
+  const enough = plan.total_bytes - plan.staging_bytes + plan.streamed_bytes;
+  const moves = chosen ? [{ label: `Use ${bytes(enough)}, to read nothing again`, memory: memoryText(enough) }] : [];
   const text = `${bytes(plan.streamed_bytes)} of its weights do not fit and are read again for each token, just ahead of use.`;
   return { tone: "stream", title: "Yes, by streaming", text, moves };
 }
@@ -37,12 +37,9 @@ function whereOf({ gpu, device_bytes: onGpu, resident_bytes: resident }) {
 }
 
 /** What a token's time goes to. */
-export function limitOf({ limit, read_bytes: read, read_bytes_per_second: rate, reading_seconds: reading, computing_seconds: computing }) {
-  if (!read) return "Computing is what takes time";
-  const reads = `${bytes(read)}${rate ? ` at ${byteRate(rate)}` : ""}`;
-  return limit === "reading"
-    ? `Reading takes the time: ${reads}; computing ${duration(computing)} meanwhile`
-    : `Computing is what takes time; reading ${reads} needs ${duration(reading)} meanwhile`;
+export function limitOf({ limit, read_bytes: read, read_bytes_per_second: rate }) {
+  if (!read) return "Limited by computing: nothing is read";
+  return `Limited by ${limit}: each token reads ${bytes(read)}${rate ? ` at ${byteRate(rate)}` : ""}`;
 }
 
 /** What is still to be fetched: {tone: "good" | "plain" | "warn", title, lines, here: share that is here}. */
@@ -66,18 +63,13 @@ export function downloadOf({ download, size }, { local = false, keep = true } = 
   return { tone: "plain", title, lines, here: kept / size };
 }
 
-/** [name, value] of what is known of the model. */
-export function factsOf(examined) {
-  const { architecture, n_layers: layers, n_ctx_train: trained, plan, chat, device, adapter, threads } = examined;
-  const context = plan?.context ? `${whole(plan.context)} of ${whole(trained)} tokens` : `${whole(trained)} tokens`;
-  const computes = device === "gpu" ? adapter || "GPU" : `CPU${threads ? `, ${threads} ${threads === 1 ? "thread" : "threads"}` : ""}`;
+/** What is known of the model: two lines of short facts. @returns {[string[], string[]]} */
+export function factsOf({ architecture, n_parameters: n, format, size, n_layers: layers, n_ctx_train: trained, plan, chat }) {
+  const context = plan?.context && plan.context !== trained ? `${whole(plan.context)} of ${whole(trained)}` : whole(trained);
   return [
-    ["Architecture", architecture],
-    ["Layers", `${layers}`],
-    ["Context", plan?.context === trained ? `${whole(trained)} tokens` : context],
-    ["Made for", chat ? "chat" : "continuing text"],
-    ["Computed by", computes],
-  ].filter(([, value]) => value);
+    [n && `${count(n)} parameters`, format, size && bytes(size)],
+    [architecture, layers && `${layers} layers`, trained && `context of ${context} tokens`, chat ? "chat" : "no chat template"],
+  ].map((facts) => facts.filter(Boolean));
 }
 
 function lower(text) {

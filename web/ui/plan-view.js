@@ -1,8 +1,8 @@
 // The plan of a model, before anything large is read: whether it runs, how fast, where its bytes will be, what is to be fetched.
 
-import { bytes, count, duration, feel, percent, tokenRate } from "./format.js";
+import { bytes, duration, feel, percent, tokenRate } from "./format.js";
 import { gpuMemoryOf, memoryOf, weightsOf } from "./geometry.js";
-import { html, useId } from "./html.js";
+import { html } from "./html.js";
 import { LayerMap } from "./layer-map.js";
 import { downloadOf, factsOf, limitOf, verdictOf } from "./plan-text.js";
 import { valueOf } from "./value.js";
@@ -36,16 +36,14 @@ export function PlanView({ examined, options, busy = false, onmemory }) {
     ${plan && html`<${Weights} found=${found} />`}
     ${plan && html`<${Budgets} plan=${plan} />`}
     <${Download} found=${found} keep=${chosen?.cache !== false} />
-    <${Facts} found=${found} />
   </section>`;
 }
 
 function Title({ found }) {
-  const { title, name, n_parameters: n, format, size } = found;
-  const facts = [n && `${count(n)} parameters`, format, size && bytes(size)].filter(Boolean);
+  const { title, name } = found;
   return html`<header class="plan-head">
     <h2 class="plan-name" title=${name}>${title || name}</h2>
-    <p class="plan-sub">${facts.map((fact) => html`<span key=${fact}>${fact}</span>`)}</p>
+    ${factsOf(found).map((facts, i) => html`<ul class="plan-facts" key=${i}>${facts.map((fact) => html`<li key=${fact}>${fact}</li>`)}</ul>`)}
   </header>`;
 }
 
@@ -68,7 +66,7 @@ function Speed({ predicted }) {
   const longest = Math.max(reading, computing);
   return html`<div class="plan-speed">
     <p class="plan-rate"><span class="plan-about">about</span> <b>${number}</b> ${unit}<span class="plan-feel">${feel(rate)}</span></p>
-    ${read > 0 && html`<div class="plan-duo" aria-hidden="true">
+    ${read > 0 && html`<div class="plan-duo">
       <${Race} name="Reading" seconds=${reading} of=${longest} kind="stream" />
       <${Race} name="Computing" seconds=${computing} of=${longest} kind="use" />
     </div>`}
@@ -105,8 +103,8 @@ function Budget({ name, parts, used, budget }) {
   const end = budget ? Math.min(budget, ROOM * used) : ROOM * used;
   const open = end !== budget;
   return html`<div class="plan-budget">
-    <h3>${name} <span>${bytes(used)}${budget ? ` of a budget of ${bytes(budget)}` : ""}</span></h3>
-    <div class=${`plan-vessel${open ? " plan-open" : ""}`} aria-hidden="true">
+    <h3>${name} <span>${budget ? `${bytes(used)} of a budget of ${bytes(budget)}` : bytes(used)}</span></h3>
+    <div class=${`plan-vessel${open ? " plan-open" : " plan-closed"}`} aria-hidden="true">
       ${parts.map(({ kind, n }) => html`<i key=${kind} class=${`plan-part-${kind}`} style=${{ width: `${(100 * n) / end}%` }}></i>`)}
     </div>
     <${Legend} parts=${parts} />
@@ -117,7 +115,7 @@ function Legend({ parts, share = 0 }) {
   return html`<ul class="plan-legend">
     ${parts.map(({ kind, n }) => html`<li key=${kind}>
       <i class=${`plan-swatch plan-part-${kind}`}></i><span>${NAMES[kind]}</span>
-      <b>${bytes(n)}</b>${share > 0 && html`<em>${percent(n / share)}</em>`}
+      <b>${bytes(n)}</b>${share > n && html`<em>${percent(n / share)}</em>`}
     </li>`)}
   </ul>`;
 }
@@ -131,10 +129,4 @@ function Download({ found, keep }) {
     ${here < 1 && html`<div class="plan-vessel plan-vessel-slim" aria-hidden="true"><i class="plan-part-good" style=${{ width: `${100 * here}%` }}></i></div>`}
     <p>${lines.join(" ")}</p>
   </div>`;
-}
-
-function Facts({ found }) {
-  return html`<dl class="plan-facts">
-    ${factsOf(found).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
-  </dl>`;
 }

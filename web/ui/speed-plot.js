@@ -1,7 +1,8 @@
 // Tokens/s over time, drawn by uPlot, which is fetched when there is something to draw. It follows the theme and its element's width.
 
+import { Colours, faded, onTheme } from "./colours.js";
+
 const HEIGHT = 120;
-const THEMES = "(prefers-color-scheme: dark)";
 
 export class SpeedPlot {
   #root;
@@ -40,11 +41,7 @@ export class SpeedPlot {
       if (contentRect.width && contentRect.width !== this.#plot.width) this.#plot.setSize({ width: contentRect.width, height: HEIGHT });
     });
     resized.observe(this.#root);
-    const themed = new MutationObserver(draw);
-    themed.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-    const system = matchMedia(THEMES);
-    system.addEventListener("change", draw);
-    this.#ends.push(() => resized.disconnect(), () => themed.disconnect(), () => system.removeEventListener("change", draw));
+    this.#ends.push(() => resized.disconnect(), onTheme(draw));
   }
 }
 
@@ -53,9 +50,11 @@ function columns(series) {
 }
 
 function options(root) {
-  const colour = (name) => resolved(root, name);
-  const grid = { stroke: colour("--line"), width: 1 };
-  const axis = { stroke: colour("--muted"), grid, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+  const colours = new Colours(root);
+  const [line, muted, pace] = ["--line", "--muted", "--map-resident"].map((name) => colours.of(name));
+  colours.close();
+  const grid = { stroke: line, width: 1 };
+  const axis = { stroke: muted, grid, ticks: { show: false }, font: "11px system-ui, sans-serif" };
   return {
     width: root.clientWidth,
     height: HEIGHT,
@@ -70,33 +69,19 @@ function options(root) {
     series: [
       {},
       {
-        stroke: colour("--map-resident"),
+        stroke: pace,
         width: 2,
         fill: (plot) => {
           const { top, height } = plot.bbox;
           const shade = plot.ctx.createLinearGradient(0, top, 0, top + height);
-          shade.addColorStop(0, withAlpha(colour("--map-resident"), 0.28));
-          shade.addColorStop(1, withAlpha(colour("--map-resident"), 0));
+          shade.addColorStop(0, faded(pace, 0.28));
+          shade.addColorStop(1, faded(pace, 0));
           return shade;
         },
         points: { show: false },
       },
     ],
   };
-}
-
-/** A custom property as a canvas takes it: computed, as light-dark() is only known to style. */
-function resolved(root, name) {
-  const probe = document.createElement("i");
-  probe.style.color = `var(${name})`;
-  root.append(probe);
-  const { color } = getComputedStyle(probe);
-  probe.remove();
-  return color;
-}
-
-function withAlpha(colour, alpha) {
-  return colour.replace(/^rgb\((.*)\)$/, `rgba($1, ${alpha})`);
 }
 
 let style = null;

@@ -1,10 +1,12 @@
 // The way of the bytes: network, disk, memory, GPU. What each holds, what goes from one to the next now, and what a pass reads.
 
 import { byteRate, bytes, bytesOf, duration } from "./format.js";
+import { follow } from "./flow.js";
 import { html, useRef } from "./html.js";
 import { valueOf } from "./value.js";
 
-const SMOOTH_SECONDS = 1.5;
+const DASH = 12; // pixels, of css/map.css. Dashes move at updates: an animation that runs by itself costs more than all the rest.
+const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const ICONS = {
   network: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18ZM3 12h18M12 3c3 3 3 15 0 18M12 3c-3 3-3 15 0 18",
   disk: "M4 6c0-1.7 3.6-3 8-3s8 1.3 8 3-3.6 3-8 3-8-1.3-8-3Zm0 0v12c0 1.7 3.6 3 8 3s8-1.3 8-3V6M4 12c0 1.7 3.6 3 8 3s8-1.3 8-3",
@@ -16,24 +18,26 @@ const ICONS = {
 export function Tiers({ map }) {
   const now = valueOf(map);
   const seen = useRef(null);
+  const phase = useRef(0);
   if (!now) return null;
   const rates = (seen.current = follow(seen.current, now, performance.now() / 1000)).rates;
+  if (!STILL.matches) phase.current = (phase.current + 3) % DASH;
   const { network, disk, memory, gpu } = now.tiers;
   const reading = now.reading > 0;
   const tiers = [
     network && { kind: "network", name: "Network", text: network.bytes ? `${bytes(network.bytes)} fetched` : "nothing fetched" },
-    disk && { kind: "disk", name: "This machine's disk", text: `${bytesOf(disk.present, disk.of)} kept`, share: disk.present / disk.of },
+    disk && { kind: "disk", name: "Disk", text: `${bytesOf(disk.present, disk.of)} kept`, share: disk.present / disk.of },
     { kind: "memory", name: "Memory", text: bytesOf(memory.used, memory.of), share: memory.used / memory.of },
     gpu?.of > 0 && { kind: "gpu", name: "GPU", text: bytesOf(gpu.used, gpu.of), share: gpu.used / gpu.of },
   ].filter(Boolean);
   const flows = { network: rates.network, disk: reading || rates.read > 0 ? rates.read : 0, memory: rates.gpu };
   return html`<section class="map-way" aria-label="Where bytes are">
     <h3 class="map-title">Where bytes are</h3>
-    <ol class="map-tiers">
+    <ol class="map-tiers" style=${{ "--map-phase": `${phase.current}px` }}>
       ${tiers.map((tier, i) => html`<${Tier} key=${tier.kind} ...${tier} flow=${i < tiers.length - 1 ? (flows[tier.kind] ?? 0) : null} />`)}
     </ol>
     <p class="map-reading">${readingOf(now)}</p>
-    ${now.bytes_per_pass > 0 && html`<${Bound} read=${now.bytes_per_pass} bound=${now.bytes_bound} />`}
+    ${now.bytes_per_pass > 0 && now.bytes_bound > 0 && html`<${Bound} read=${now.bytes_per_pass} bound=${now.bytes_bound} />`}
   </section>`;
 }
 
@@ -57,7 +61,7 @@ function Tier({ kind, name, text, share, flow }) {
 function Bound({ read, bound }) {
   const most = Math.max(read, bound);
   return html`<div class="map-bound">
-    <p>Each token reads <b>${bytes(read)}</b>; ${bound ? html`memory of this size needs <b>${bytes(bound)}</b> at least` : "nothing more is needed"}</p>
+    <p>Each token reads <b>${bytes(read)}</b>. With this memory it can't be less than <b>${bytes(bound)}</b>.</p>
     <div class="map-bound-bar" aria-hidden="true">
       <i style=${{ transform: `scaleX(${read / most})` }}></i>
       <b style=${{ left: `${(100 * bound) / most}%` }}></b>
@@ -70,27 +74,4 @@ function readingOf({ reading, passes, stalled_seconds: stalled, read_bytes: read
   const soFar = read > 0 ? `; ${bytes(read)} read so far` : "";
   const waited = passes > 0 && stalled > 0 ? `, ${duration(stalled)} waited for them` : "";
   return `${now}${soFar}${waited}.`;
-}
-
-/**
- * What flows, bytes/s, smoothed: from two maps and the time between. Pure.
- * @param {null | {at: number, map: any, rates: any}} before @param {any} map @param {number} at seconds
- */
-export function follow(before, map, at) {
-  if (!before || before.map.read_bytes > map.read_bytes) return { at, map, rates: { network: 0, read: 0, gpu: 0 } };
-  if (before.map === map || at <= before.at) return before;
-  const seconds = at - before.at;
-  const weight = 1 - Math.exp(-seconds / SMOOTH_SECONDS);
-  const smooth = (old, grown) => {
-    const rate = old + weight * (Math.max(0, grown) / seconds - old);
-    return rate < 1024 ? 0 : rate;
-  };
-  const gpu = ({ tiers }) => tiers.gpu?.used ?? 0;
-  const network = ({ tiers }) => tiers.network?.bytes ?? 0;
-  const rates = {
-    network: smooth(before.rates.network, network(map) - network(before.map)),
-    read: smooth(before.rates.read, map.read_bytes - before.map.read_bytes),
-    gpu: smooth(before.rates.gpu, gpu(map) - gpu(before.map)),
-  };
-  return { at, map, rates };
 }
