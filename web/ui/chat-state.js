@@ -10,7 +10,9 @@ export const keeper = new Keeper(conversation);
 export const keeping = keeper.start();
 
 /** Who answers, in a word or two. */
-export const modelName = computed(() => session.examined.value?.title || session.model.value?.name.replace(/\.gguf$/i, "") || "Model");
+export const modelName = computed(() => {
+  return session.examined.value?.title || session.model.value?.name.replace(/\.gguf$/i, "") || "Model";
+});
 
 /** Whether the model's file says how it is talked to; true as long as no model is known. */
 export const canChat = computed(() => session.examined.value?.chat ?? true);

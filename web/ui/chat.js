@@ -7,7 +7,7 @@ import { titleOf } from "./conversation-text.js";
 import { Conversations } from "./conversations.js";
 import { Greeting } from "./greeting.js";
 import { html, useEffect, useLayoutEffect, useRef, useSignal } from "./html.js";
-import { Message } from "./message.js";
+import { Action, Message } from "./message.js";
 import { SamplerSettings } from "./sampler.js";
 
 export { Conversations, SamplerSettings };
@@ -42,10 +42,16 @@ function Bar({ panels }) {
   const { messages, mode } = conversation;
   const title = titleOf({ name: conversation.name.value, messages: messages.value });
   const empty = !messages.value.length;
+  const clear = (event) => {
+    conversation.clear();
+    event.target.closest(".chat").querySelector(".chat-composer textarea").focus(); // the button is gone
+  };
   return html`<header class="chat-bar">
-    ${panels && html`<${Sheet} icon="list" label="Conversations" side="left">${(close) => html`<${Conversations} onopen=${close} />`}<//>`}
+    ${panels && html`<${Sheet} icon="list" label="Conversations" side="left">
+      ${(close) => html`<${Conversations} onopen=${close} />`}
+    <//>`}
     ${empty ? html`<${ModeSwitch} />` : html`<h2 class="chat-title">${title || (mode.value === "story" ? "Story" : "Chat")}</h2>`}
-    ${!empty && html`<button type="button" class="button button-icon" title="Clear" aria-label="Clear the conversation" onClick=${() => conversation.clear()}>
+    ${!empty && html`<button type="button" class="button button-icon" title="Clear" aria-label="Clear the conversation" onClick=${clear}>
       <${Icon} name="trash" /></button>`}
     ${panels && html`<${Sheet} icon="settings" label="Settings" side="right">${() => html`<${SamplerSettings} />`}<//>`}
   </header>`;
@@ -53,9 +59,12 @@ function Bar({ panels }) {
 
 function ModeSwitch() {
   const { mode } = conversation;
-  const choices = [["chat", "Chat"], ["story", "Story"]];
+  const choices = [
+    ["chat", "Chat", "Say something and get an answer"],
+    ["story", "Story", "Begin a text, and the model goes on with it"],
+  ];
   return html`<fieldset class="segments chat-modes"><legend class="hidden-text">What the model is to do</legend>
-    ${choices.map(([value, label]) => html`<label key=${value} title=${value === "chat" ? "Say something and get an answer" : "Begin a text, and the model goes on with it"}>
+    ${choices.map(([value, label, what]) => html`<label key=${value} title=${what}>
       <input type="radio" name="chat-mode" value=${value} checked=${mode.value === value} onChange=${() => (mode.value = value)} />
       <span>${label}</span></label>`)}
   </fieldset>`;
@@ -71,11 +80,13 @@ function Sheet({ icon, label, side, children }) {
   };
   const close = () => sheet.current.close();
   // A click on the dialog itself is one on what lies around its content.
-  return html`<button type="button" class="button button-icon" title=${label} aria-label=${label} aria-haspopup="dialog" onClick=${show}><${Icon} name=${icon} /></button>
+  return html`<button type="button" class="button button-icon" title=${label} aria-label=${label} aria-haspopup="dialog" onClick=${show}>
+      <${Icon} name=${icon} /></button>
     <dialog ref=${sheet} class="chat-sheet chat-sheet-${side}" aria-label=${label} onClose=${() => (open.value = false)}
       onClick=${(event) => event.target === sheet.current && close()}>
       <div class="chat-sheet-inside">
-        <header><h2>${label}</h2><button type="button" class="button button-icon" aria-label="Close" onClick=${close}><${Icon} name="close" /></button></header>
+        <header><h2>${label}</h2>
+          <button type="button" class="button button-icon" aria-label="Close" onClick=${close}><${Icon} name="close" /></button></header>
         ${open.value && children(close)}
       </div>
     </dialog>`;
@@ -115,22 +126,28 @@ function Log() {
     const one = html`<${Message} key=${message.id} conversation=${conversation} message=${message} before=${story ? before : ""}
       last=${at === messages.value.length - 1} />`;
     if (story) before = message.content || before;
-    return at === forgotten.value && at > 0 ? [html`<p class="chat-forgotten" key="forgotten">The model no longer sees what is above</p>`, one] : one;
+    if (!at || at !== forgotten.value) return one;
+    return [html`<p class="chat-forgotten" key="forgotten">The model no longer sees what is above</p>`, one];
   });
   return html`<div class="chat-log-place">
     <div class="chat-log" ref=${scroller} tabindex="0" role="log" aria-label="Messages" aria-busy=${writing.value ? "true" : "false"}
       onScroll=${scrolled} onWheel=${wheel}>
       <div class="chat-log-inside ${story ? "chat-story" : ""}" ref=${content}>${shown.length ? shown : html`<${Greeting} />`}</div>
     </div>
-    ${!follows.value && shown.length > 0 && html`<button type="button" class="chat-jump" onClick=${jump}><${Icon} name="down" /> ${writing.value ? "Follow the text" : "Jump to latest"}</button>`}
+    ${!follows.value && shown.length > 0 && html`<button type="button" class="chat-jump" onClick=${jump}>
+      <${Icon} name="down" /> ${writing.value ? "Follow the text" : "Jump to latest"}</button>`}
   </div>`;
 }
 
 function Undo() {
   const undoable = conversation.undoable.value;
+  const end = (act) => (event) => {
+    act();
+    event.target.closest(".chat").querySelector(".chat-composer textarea").focus();
+  };
   return html`<div class="chat-undo-place" role="status">${undoable && html`<p class="chat-undo"><span>${undoable.what}</span>
-    <button type="button" class="button button-small" onClick=${() => conversation.undo()}><${Icon} name="undo" /> Undo</button>
-    <button type="button" class="chat-action" aria-label="Dismiss" onClick=${() => (conversation.undoable.value = null)}><${Icon} name="close" /></button></p>`}</div>`;
+    <button type="button" class="button button-small" onClick=${end(() => conversation.undo())}><${Icon} name="undo" /> Undo</button>
+    <${Action} icon="close" label="Dismiss" onClick=${end(() => (conversation.undoable.value = null))} /></p>`}</div>`;
 }
 
 /** Says to who does not see it that a text begins and ends; the log, while busy, says nothing. */

@@ -14,7 +14,7 @@ export function Composer({ conversation }) {
   const waits = whyWaiting(conversation);
   const canGoOn = story && !draft.trim() && conversation.messages.value.length > 0;
   useLayoutEffect(() => fit(field.current), [draft]);
-  useEffect(() => conversation.id.subscribe(() => matchMedia("(hover: hover)").matches && focusUnlessElsewhere(field.current)), [conversation]);
+  useEffect(() => conversation.id.subscribe(() => focusUnlessElsewhere(field.current)), [conversation]);
 
   const send = (event) => {
     event?.preventDefault();
@@ -39,11 +39,14 @@ export function Composer({ conversation }) {
         placeholder=${canGoOn ? "Add to the text, or just let it go on" : hint} aria-describedby="chat-waits"
         onInput=${(event) => (conversation.draft.value = event.target.value)} onKeyDown=${keys}></textarea>
       ${writing
-        ? html`<button type="button" class="chat-send chat-stop" onClick=${stop} title="Stop (Escape)"><${Icon} name="stop" /><span>Stop</span></button>`
+        ? html`<button type="button" class="chat-send chat-stop" onClick=${stop} title="Stop (Escape)">
+            <${Icon} name="stop" /><span>Stop</span></button>`
         : html`<button class="chat-send" disabled=${Boolean(waits) || (!draft.trim() && !canGoOn)}>
             <${Icon} name=${canGoOn ? "next" : "send"} /><span>${canGoOn ? "Continue" : story ? "Write" : "Send"}</span></button>`}
     </div>
-    <p class="chat-waits" id="chat-waits">${waits || html`<kbd>Enter</kbd> sends, <kbd>Shift</kbd> <kbd>Enter</kbd> begins a line${writing && html`, <kbd>Esc</kbd> stops`}`}</p>
+    <p class="chat-waits" id="chat-waits">${waits || html`<kbd>Enter</kbd> sends, <kbd>Shift</kbd> <kbd>Enter</kbd> begins a line${
+      writing && html`, <kbd>Esc</kbd> stops`
+    }`}</p>
   </form>`;
 }
 
@@ -59,7 +62,9 @@ function whyWaiting(conversation) {
   }
 }
 
+/** Not where a keyboard would come up on the screen. */
 function focusUnlessElsewhere(field) {
   const { activeElement } = document;
+  if (!matchMedia("(hover: hover)").matches) return;
   if (!activeElement || activeElement === document.body) field?.focus({ preventScroll: true });
 }

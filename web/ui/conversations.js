@@ -40,11 +40,16 @@ function KeepSwitch() {
     } else keeper.want(wanted);
   };
   const n = keeper.records.value.length;
+  const forget = (sure) => {
+    setAsked(false);
+    if (sure) keeper.want(false);
+  };
   return html`<div class="chat-keep">
-    <label class="switch"><input type="checkbox" role="switch" checked=${kept} onChange=${change} /><span>Keep conversations on this device</span></label>
-    <p class="chat-hint">${kept ? "They lie in this browser only, and never leave it." : "Off: what is said is gone when this page is closed."}</p>
+    <label class="switch"><input type="checkbox" role="switch" checked=${kept} onChange=${change} />
+      <span>Keep conversations on this device</span></label>
+    <p class="chat-hint">${kept ? "They lie in this browser only, and never leave it." : "Off: what is said is gone with this page."}</p>
     ${keeper.trouble.value && html`<p class="chat-error" role="alert">${keeper.trouble.value}</p>`}
-    ${asked && html`<${Confirm} text="Forget ${counted(n)} for good?" yes="Forget all" onend=${(sure) => (setAsked(false), sure && keeper.want(false))} />`}
+    ${asked && html`<${Confirm} text="Forget ${counted(n)} for good?" yes="Forget all" onend=${forget} />`}
   </div>`;
 }
 
@@ -54,7 +59,9 @@ function List({ onopen }) {
   const current = conversation.id.value;
   if (!records.length) return html`<p class="chat-hint">None yet: the first appears here when something is said.</p>`;
   return html`
-    <ul class="chat-list">${records.map((record) => html`<${Entry} key=${record.id} record=${record} current=${record.id === current} onopen=${onopen} />`)}</ul>
+    <ul class="chat-list">${records.map((record) => {
+      return html`<${Entry} key=${record.id} record=${record} current=${record.id === current} onopen=${onopen} />`;
+    })}</ul>
     ${asked
       ? html`<${Confirm} text="Delete ${counted(records.length)} for good?" yes="Delete all" onend=${async (sure) => {
           setAsked(false);
@@ -94,12 +101,14 @@ function Entry({ record, current, onopen }) {
     ${doing === "rename"
       ? html`<${Rename} title=${title} onend=${rename} />`
       : html`<button type="button" class="chat-open" ref=${opener} aria-current=${current ? "true" : undefined} onClick=${open}>
-          <span class="chat-open-title">${title}</span><span class="chat-hint">${record.mode === "story" ? "Story" : "Chat"} · ${when(record.changed)}</span></button>`}
+          <span class="chat-open-title">${title}</span>
+          <span class="chat-hint">${record.mode === "story" ? "Story" : "Chat"} · ${when(record.changed)}</span></button>`}
     ${doing === "delete" && html`<${Confirm} text="Delete it for good?" yes="Delete" onend=${remove} />`}
     ${doing === "export" && html`<${Export} record=${current ? conversation.record : record} label="Export" />`}
     ${!["rename", "delete"].includes(doing) && html`<div class="chat-entry-actions">
       <${Action} icon="edit" label="Rename ${title}" onClick=${() => setDoing("rename")} />
-      <${Action} icon="export" label="Export ${title}" aria-expanded=${doing === "export"} onClick=${() => setDoing(doing ? "" : "export")} />
+      <${Action} icon="export" label="Export ${title}" aria-expanded=${doing === "export" ? "true" : "false"}
+        onClick=${() => setDoing(doing ? "" : "export")} />
       <${Action} icon="trash" label="Delete ${title}" onClick=${() => setDoing("delete")} />
     </div>`}
   </li>`;
@@ -124,9 +133,11 @@ function Export({ record, label }) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000); // the browser has begun to read it by then
   };
+  const markdown = () => save(toMarkdown(record, modelName.value), "md", "text/markdown");
+  const json = () => save(toJson(record), "json", "application/json");
   return html`<p class="chat-moves" role="group" aria-label=${label}><span class="chat-hint">${label} as</span>
-    <button type="button" class="button button-small" onClick=${() => save(toMarkdown(record, modelName.value), "md", "text/markdown")}>Markdown</button>
-    <button type="button" class="button button-small" onClick=${() => save(toJson(record), "json", "application/json")}>JSON</button></p>`;
+    <button type="button" class="button button-small" onClick=${markdown}>Markdown</button>
+    <button type="button" class="button button-small" onClick=${json}>JSON</button></p>`;
 }
 
 function Import({ onend }) {
@@ -146,8 +157,9 @@ function Import({ onend }) {
       onend(`${file.name} was not imported: ${error.message}.`, false);
     }
   };
-  return html`<button type="button" class="button button-small" onClick=${() => field.current.click()}><${Icon} name="import" /> Import</button>
-    <input ref=${field} type="file" accept=".json,application/json" hidden aria-label="A conversation to import" onChange=${read} />`;
+  const choose = () => field.current.click();
+  return html`<button type="button" class="button button-small" onClick=${choose}><${Icon} name="import" /> Import</button>
+    <input ref=${field} type="file" accept=".json,application/json" hidden aria-label="A conversation" onChange=${read} />`;
 }
 
 function Confirm({ text, yes, onend }) {
@@ -163,5 +175,6 @@ const counted = (n) => (n === 1 ? "the conversation" : `all ${n} conversations`)
 function when(time) {
   const date = new Date(time);
   const today = date.toDateString() === new Date().toDateString();
-  return today ? date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : date.toLocaleDateString([], { day: "numeric", month: "short", year: "numeric" });
+  if (today) return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  return date.toLocaleDateString([], { day: "numeric", month: "short", year: "numeric" });
 }

@@ -31,8 +31,10 @@ export function Greeting() {
     <p>${story
       ? html`Write a first sentence, and <strong>${modelName.value}</strong> goes on from there. What it writes is made up.`
       : html`<strong>${modelName.value}</strong> answers on this device. What you write never leaves it.`}</p>
-    ${!story && !canChat.value && html`<p class="chat-warned">This model's file has no chat template, so it may not know how to answer. It goes on with texts: try Story.</p>`}
+    ${!story && !canChat.value && html`<p class="chat-warned">This model's file has no chat template, so it may not know how to
+      answer. It goes on with texts: try Story.</p>`}
     <ul class="chat-examples">${examples.map(([label, text]) => html`<li key=${text}>
-      <button type="button" onClick=${() => take(text)}><strong>${label}</strong><span>${text}${story && "…"}</span></button></li>`)}</ul>
+      <button type="button" onClick=${() => take(text)}><strong>${label}</strong><span>${text}${story && "…"}</span></button>
+    </li>`)}</ul>
   </div>`;
 }

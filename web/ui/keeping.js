@@ -141,7 +141,9 @@ export class Keeper {
 }
 
 function why(error) {
-  if (error.name === "QuotaExceededError") return "The disk space this page may use is full: the last changes are not kept. Delete something.";
+  if (error.name === "QuotaExceededError") {
+    return "The disk space this page may use is full: the last changes are not kept. Delete something.";
+  }
   return `This browser lets the page keep nothing here (a private window, or storage is blocked): ${error.message || error.name}`;
 }
 

@@ -9,8 +9,8 @@ import purify from "./vendor/purify.js";
 const SCHEMES = ["http:", "https:", "mailto:"];
 
 const TAGS = [
-  "a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "kbd", "li", "ol", "p", "pre", "s", "strong",
-  "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul",
+  "a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "kbd", "li", "ol", "p", "pre", "s",
+  "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul",
 ];
 const POLICY = {
   ALLOWED_TAGS: TAGS,
@@ -24,7 +24,7 @@ const POLICY = {
 
 const escaped = (text) => text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
 
-// Tags in a text are shown as they are written, but for a few that carry no attributes. Nothing is loaded for an image: it is a link.
+// Tags in a text are shown as they are written, but for a few that carry no attributes. An image is a link: nothing is loaded.
 export const marked = new Marked({
   gfm: true,
   renderer: {

@@ -13,7 +13,7 @@ const MOST_FENCE = MOST_BLOCK + 200; // how far to look for a listing
 const MOST_MARKS = 4000; // that mean something, in a window: real texts have some hundreds, and time grows as their square
 const MOST_DEPTH = 20; // of what is nested at a line's start
 const MOST_BLOCKS = 3000;
-const BLOCK_MS = 300; // a window that took longer is the last that is rendered; 25 ms is much
+const BLOCK_MS = 1000; // a window that took longer is the last that is rendered; on a desktop 50 ms is much
 const SLICE_MS = 12; // of drawing at once; then others have their turn
 const FENCE = /^(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*(?:\n|$)/m;
 

@@ -7,10 +7,11 @@ import * as session from "./session.js";
 export function Failure({ conversation, message, last }) {
   const { kind, text } = message.reason ?? { kind: "", text: "" };
   const full = kind === "ContextFull";
+  const again = () => conversation.regenerate(message.id);
   return html`<div class="chat-end chat-end-bad" role=${last ? "alert" : undefined}>
-    <p><strong>${full ? "This is more than the model can hold." : "The answer broke off."}</strong> ${text.slice(0, 1).toUpperCase() + text.slice(1)}</p>
+    <p><strong>${full ? "This is more than the model can hold." : "The answer broke off."}</strong> ${sentence(text)}</p>
     ${last && html`<p class="chat-moves">
-      ${full ? html`<${FullMoves} conversation=${conversation} />` : html`<${Move} first label="Try again" run=${() => conversation.regenerate(message.id)} />`}
+      ${full ? html`<${FullMoves} conversation=${conversation} />` : html`<${Move} first label="Try again" run=${again} />`}
     </p>`}
   </div>`;
 }
@@ -20,10 +21,10 @@ export function CutOff({ conversation, message, last }) {
   const { state, stats } = message;
   const story = conversation.mode.value === "story";
   if (state === "stopped") return html`<p class="chat-end">Stopped.${last && !story && " Continue goes on from here."}</p>`;
-  if (stats?.finish === "length") return html`<p class="chat-end">Ended after ${stats.generated_tokens} tokens, the longest you allow.</p>`;
+  if (stats?.finish === "length") return html`<p class="chat-end">Ended after ${stats.generated_tokens} tokens, as you have set.</p>`;
   if (stats?.finish !== "context") return null;
   return html`<div class="chat-end chat-end-warn" role=${last ? "status" : undefined}>
-    <p><strong>The context is full.</strong> The model holds ${contextOf() ?? "no more"} tokens of a conversation, and all are used.</p>
+    <p><strong>The context is full.</strong> The model holds ${contextOf() ?? "no more"} tokens at once, and all are used.</p>
     ${last && html`<p class="chat-moves"><${FullMoves} conversation=${conversation} /></p>`}
   </div>`;
 }
@@ -31,11 +32,14 @@ export function CutOff({ conversation, message, last }) {
 function FullMoves({ conversation }) {
   const larger = largerContext();
   const story = conversation.mode.value === "story";
+  const forget = () => conversation.forgetOldest();
   return html`
-    ${conversation.canForget && html`<${Move} first label=${story ? "Go on without the beginning" : "Go on without the oldest messages"} run=${() => conversation.forgetOldest()} />`}
+    ${conversation.canForget && html`<${Move} first label="Go on without the ${story ? "beginning" : "oldest messages"}" run=${forget} />`}
     ${larger && html`<${Move} label=${`Open it with a context of ${larger}`} run=${() => openLarger(larger)} />`}
     <${Move} first=${!conversation.canForget} label=${story ? "New story" : "New chat"} run=${() => conversation.begin()} />`;
 }
+
+const sentence = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 
 function Move({ first = false, label, run }) {
   return html`<button type="button" class="button button-small ${first ? "button-primary" : ""}" onClick=${run}>${label}</button>`;

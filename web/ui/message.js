@@ -27,11 +27,17 @@ export function Message({ conversation, message, last, before = "" }) {
   const kind = `chat-message chat-message-${message.role} ${story ? "chat-part" : ""}`;
   const text = () => (writing ? conversation.live.peek() : message.content);
   const speaker = mine ? "You" : modelName.value;
+  const lead = gap(before, message.role, message.content);
+  const edited = (changed) => {
+    setEditing(false);
+    if (changed) conversation.edit(message.id, changed);
+    document.querySelector(".chat-composer textarea").focus();
+  };
   return html`<article class=${kind} aria-label=${story ? (mine ? "Written by you" : "Written by the model") : speaker}>
     ${!mine && !story && html`<p class="chat-speaker" aria-hidden="true">${speaker}</p>`}
     ${editing && mine
-      ? html`<${Editor} text=${message.content} onend=${(changed) => (setEditing(false), changed && conversation.edit(message.id, changed))} />`
-      : html`<${Body} conversation=${conversation} message=${message} plain=${mine || story} lead=${gap(before, message.role, message.content)} />`}
+      ? html`<${Editor} text=${message.content} onend=${edited} />`
+      : html`<${Body} conversation=${conversation} message=${message} plain=${mine || story} lead=${lead} />`}
     ${!writing && !editing && html`<${Ending} conversation=${conversation} message=${message} last=${last} />`}
     ${!editing && html`<${Actions} ...${{ conversation, message, last, writing, text }} onedit=${() => setEditing(true)} />`}
   </article>`;
@@ -83,7 +89,8 @@ function Formatted({ text, live }) {
 function Caret({ live }) {
   const [begun, setBegun] = useState(Boolean(live.peek()));
   useEffect(() => live.subscribe((text) => text && setBegun(true)), [live]);
-  return begun ? null : html`<p class="chat-thinking"><span class="chat-dots" aria-hidden="true"><i></i><i></i><i></i></span> Reading what was said</p>`;
+  if (begun) return null;
+  return html`<p class="chat-thinking"><span class="chat-dots" aria-hidden="true"><i></i><i></i><i></i></span> Reading what was said</p>`;
 }
 
 function Ending({ conversation, message, last }) {
@@ -99,18 +106,25 @@ function Actions({ conversation, message, last, writing, text, onedit }) {
   const cutOff = message.state === "stopped" || message.stats?.finish !== "stop";
   if (writing) return html`<${LiveFigures} />`;
   if (story && !last) return mine && html`<${Action} icon="edit" label="Edit this part" disabled=${busy} onClick=${onedit} />`;
+  const all = () => joinStory(conversation.messages.peek());
+  const copies = story ? "Copy the text" : mine ? "Copy" : "Copy answer";
+  const deletes = story ? "Delete this part" : mine ? "Delete with its answer" : "Delete answer";
+  const again = () => conversation.regenerate(message.id);
+  const proceed = () => conversation.proceed();
+  const goesOn = !mine && last && message.content && (story || cutOff);
   return html`<div class="chat-actions ${last ? "chat-actions-last" : ""}">
-    ${message.content && html`<${Copy} text=${story ? () => joinStory(conversation.messages.peek()) : text} label=${mine ? "Copy" : story ? "Copy the text" : "Copy answer"} />`}
+    ${message.content && html`<${Copy} text=${story ? all : text} label=${copies} />`}
     ${mine && html`<${Action} icon="edit" label="Edit" disabled=${busy} onClick=${onedit} />`}
-    ${!mine && html`<${Action} icon="redo" label=${story ? "Write anew" : "Regenerate"} disabled=${busy} onClick=${() => conversation.regenerate(message.id)} />`}
-    ${!mine && last && message.content && (story || cutOff) && html`<${Action} icon="next" label="Continue" disabled=${busy} onClick=${() => conversation.proceed()} />`}
-    <${Action} icon="trash" label=${story ? "Delete this part" : mine ? "Delete with its answer" : "Delete answer"} disabled=${busy} onClick=${() => conversation.remove(message.id)} />
+    ${!mine && html`<${Action} icon="redo" label=${story ? "Write anew" : "Regenerate"} disabled=${busy} onClick=${again} />`}
+    ${goesOn && html`<${Action} icon="next" label="Continue" disabled=${busy} onClick=${proceed} />`}
+    <${Action} icon="trash" label=${deletes} disabled=${busy} onClick=${() => conversation.remove(message.id)} />
     ${!mine && message.stats && html`<${Figures} stats=${message.stats} />`}
   </div>`;
 }
 
 export function Action({ icon, label, ...rest }) {
-  return html`<button type="button" class="chat-action" title=${label} aria-label=${label} ...${rest}><${Icon} name=${icon} /></button>`;
+  return html`<button type="button" class="chat-action" title=${label} aria-label=${label} ...${rest}>
+    <${Icon} name=${icon} /></button>`;
 }
 
 function Copy({ text, label }) {
@@ -153,9 +167,10 @@ function Figures({ stats }) {
   const figures = [];
   if (speed > 0) figures.push([`${digits(speed)} tok/s`, "tokens a second, after the first"]);
   if (tokens >= 0) figures.push([`${tokens} ${tokens === 1 ? "token" : "tokens"}`, "written"]);
-  if (first > 0) figures.push([`first after ${first < 1 ? `${Math.max(1, Math.round(first * 1000))} ms` : `${digits(first)} s`}`, "time to the first token"]);
-  if (cached > 0) figures.push([`${cached} of ${stats.prompt_tokens} remembered`, "tokens of the prompt that did not have to be read again"]);
-  return html`<ul class="chat-figures" aria-label="Figures">${figures.map(([text, what]) => html`<li key=${what} title=${what}>${text}</li>`)}</ul>`;
+  if (first > 0) figures.push([`first after ${duration(first)}`, "time to the first token"]);
+  if (cached > 0) figures.push([`${cached} of ${stats.prompt_tokens} remembered`, "tokens of the prompt that were not read again"]);
+  return html`<ul class="chat-figures" aria-label="Figures">
+    ${figures.map(([text, what]) => html`<li key=${what} title=${what}>${text}</li>`)}</ul>`;
 }
 
 /** While it is written; looked at a few times a second, since at a thousand tokens a second each would be a drawing. */
@@ -166,9 +181,11 @@ function LiveFigures() {
     return () => clearInterval(timer);
   }, []);
   if (!tokens || !decode) return null;
-  return html`<div class="chat-actions chat-actions-last" aria-hidden="true"><ul class="chat-figures"><li>${digits(decode)} tok/s</li><li>${tokens} tokens</li></ul></div>`;
+  return html`<div class="chat-actions chat-actions-last" aria-hidden="true">
+    <ul class="chat-figures"><li>${digits(decode)} tok/s</li><li>${tokens} tokens</li></ul></div>`;
 }
 
+const duration = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(seconds * 1000))} ms` : `${digits(seconds)} s`);
 const digits = (number) => (number >= 100 ? String(Math.round(number)) : number.toPrecision(number < 1 ? 2 : 3));
 
 function Editor({ text, onend }) {
@@ -185,7 +202,8 @@ function Editor({ text, onend }) {
     if (event.key === "Escape") (event.stopPropagation(), onend(null));
   };
   return html`<form class="chat-editor" onSubmit=${save}>
-    <textarea ref=${field} aria-label="Edit the message" rows="2" onInput=${() => fit(field.current)} onKeyDown=${keys}>${text}</textarea>
+    <textarea ref=${field} aria-label="Edit the message" rows="2" onInput=${() => fit(field.current)} onKeyDown=${keys}
+      defaultValue=${text}></textarea>
     <p><span class="chat-hint">What follows is written anew.</span>
       <button type="button" class="button button-small" onClick=${() => onend(null)}>Cancel</button>
       <button class="button button-small button-primary">Save and send</button></p>

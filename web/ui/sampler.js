@@ -44,12 +44,12 @@ function Setting({ setting }) {
   return html`<div class="chat-setting">
     <div class="chat-setting-row">
       <label for=${id}>${setting.label}${setting.unit && html` <span class="chat-hint">${setting.unit}</span>`}</label>
-      <input id=${id} class="field chat-number" inputmode=${setting.whole || setting.seed ? "numeric" : "decimal"} value=${text} autocomplete="off"
-        placeholder=${setting.placeholder} aria-invalid=${error ? "true" : undefined} aria-describedby="${id}-help"
+      <input id=${id} class="field chat-number" inputmode=${setting.whole || setting.seed ? "numeric" : "decimal"} value=${text}
+        autocomplete="off" placeholder=${setting.placeholder} aria-invalid=${error ? "true" : undefined} aria-describedby="${id}-help"
         onInput=${(event) => take(event.target.value)} onBlur=${leave} />
     </div>
-    ${setting.most !== undefined && html`<input type="range" class="slider" style=${{ "--filled": filled(setting, value) }} min=${setting.least} max=${setting.most} step=${setting.step}
-      value=${Math.min(value, setting.most)} aria-label="${setting.label}, slider" aria-describedby="${id}-help"
+    ${setting.most !== undefined && html`<input type="range" class="slider" style=${{ "--filled": filled(setting, value) }}
+      min=${setting.least} max=${setting.most} step=${setting.step} value=${Math.min(value, setting.most)} aria-label="${setting.label}, slider" aria-describedby="${id}-help"
       onInput=${(event) => take(event.target.value)} />`}
     <p class="${error ? "chat-error" : "chat-hint"}" id="${id}-help" role=${error ? "alert" : undefined}>${error || setting.help}</p>
   </div>`;

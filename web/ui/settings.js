@@ -35,7 +35,8 @@ export const SETTINGS = [
     help: "Above 1, tokens used lately become less likely. 1 is off.",
   },
   {
-    name: "maxTokens", label: "Longest answer", least: 1, whole: true, optional: true, first: null, placeholder: "no limit", unit: "tokens",
+    name: "maxTokens", label: "Longest answer", unit: "tokens", least: 1, whole: true, optional: true, first: null,
+    placeholder: "no limit",
     help: "Empty: until the model ends or its context is full.",
   },
   {
