@@ -169,16 +169,17 @@ def test_all_cells_lie_in_the_map_and_labels_apart(call, n, width):
         assert after["y"] > before["y"] or after["x"] - before["x"] >= 24
 
 
+@pytest.mark.parametrize("width", [40, 180, 420])
 @pytest.mark.parametrize("n", [6, 34, 82, 128])
-def test_a_strip_is_one_row_as_wide_as_its_place(call, n):
-    layout = call("geometry.js", "layoutOf", n, 180, 20)
+def test_a_strip_is_one_row_as_wide_as_its_place(call, n, width):
+    layout = call("geometry.js", "layoutOf", n, width, 20)
     rects = layout["rects"]
     assert {r["y"] for r in rects} == {0}
     assert layout["labels"] == []
     assert layout["height"] == 20
     assert rects[0]["x"] == 0
-    assert rects[-1]["x"] + rects[-1]["width"] == pytest.approx(180)
-    assert all(r["width"] > 0.4 for r in rects)
+    assert rects[-1]["x"] + rects[-1]["width"] == pytest.approx(width)
+    assert all(r["width"] > 0.2 for r in rects)
 
 
 amounts = st.integers(0, 2**40)
@@ -268,9 +269,17 @@ def test_verdicts(call):
     assert "not supported" in verdict(examined(runs=False, plan=None, kind="UnsupportedError", why_not="x"))["title"]
 
 
+def test_limits(call):
+    read = {"limit": "reading", "read_bytes": 300 * MIB, "read_bytes_per_second": 9 * MIB, "read_from": "network"}
+    said = "Limited by reading: each token reads 300 MiB from the network at 9.00 MiB/s."
+    assert call("plan-text.js", "limitOf", read, False) == said
+    assert call("plan-text.js", "limitOf", read, True) == f"{said} Faster once it is kept on this device."
+    assert "nothing is read" in call("plan-text.js", "limitOf", {"limit": "computing", "read_bytes": 0})
+
+
 def test_downloads(call):
-    def said(download, **how):
-        return call("plan-text.js", "downloadOf", {"download": download, "size": 1000 * MIB}, how)
+    def said(download, keep=True):
+        return call("plan-text.js", "downloadOf", {"download": download, "size": 1000 * MIB}, keep)
 
     some = {"bytes": 400 * MIB, "cached_bytes": 600 * MIB, "rate": 10 * MIB, "seconds": None, "quota": 2 * GIB, "usage": GIB}
     assert said(some)["title"] == "400 MiB to fetch, about 40 s"
@@ -281,17 +290,17 @@ def test_downloads(call):
     assert "Only 0 B" in " ".join(full["lines"])
     assert said({**some, "quota": GIB}, keep=False)["tone"] == "plain"
     assert said({**some, "bytes": 0})["tone"] == "good"
-    assert said(some, local=True)["title"] == "Read from your file"
+    assert "from the file" in said({**some, "bytes": 0, "cached_bytes": 0})["lines"][0]
     assert said(None) is None
 
 
-# map-text.js, flow.js
+# The map
 
 
 def test_cells_in_words(call):
     def details(i, live=False, **now):
         segment = {"name": PLANNED[i]["name"], "bytes": PLANNED[i]["bytes"], **now} if live else PLANNED[i]
-        return call("map-text.js", "detailsOf", segment, PLANNED[i], live)
+        return call("plan-text.js", "detailsOf", segment, PLANNED[i], live)
 
     assert details(0) == "Embedding, 40 B: read row by row, as tokens need them"
     assert details(1) == "Layer 1, 100 B: 100 B for the GPU"
@@ -300,13 +309,13 @@ def test_cells_in_words(call):
     now = details(2, live=True, resident=40, arriving=10, in_use=True)
     assert now == "Layer 2, 100 B: 40 B in memory, 10 B arriving and 70 B read for each token; in use"
     assert (
-        call("map-text.js", "detailsOf", {"name": "head", "bytes": 60, "gpu": 60}, None, True) == "Head, 60 B: 60 B on the GPU"
+        call("plan-text.js", "detailsOf", {"name": "head", "bytes": 60, "gpu": 60}, None, True) == "Head, 60 B: 60 B on the GPU"
     )
 
 
 def test_arrows_lead_from_cell_to_cell(call):
     def lead(key, at):
-        return call("map-text.js", "moved", key, at, 10, 4)
+        return call("geometry.js", "moved", key, at, 10, 4)
 
     assert [lead("ArrowRight", at) for at in (None, 0, 9)] == [0, 1, 9]
     assert [lead("ArrowLeft", at) for at in (5, 0)] == [4, 0]
@@ -321,12 +330,12 @@ def test_flows_are_smoothed_and_end(call):
     def at(n_bytes):
         return {"tiers": {"network": {"bytes": n_bytes}, "gpu": {"used": 0, "of": 0}}, "read_bytes": n_bytes}
 
-    seen = call("flow.js", "follow", None, at(0), 0)
+    seen = call("geometry.js", "follow", None, at(0), 0)
     for i in range(1, 65):
-        seen = call("flow.js", "follow", seen, at(i * 12.5 * MIB), i / 8)
+        seen = call("geometry.js", "follow", seen, at(i * 12.5 * MIB), i / 8)
     assert seen["rates"]["network"] == pytest.approx(100 * MIB, rel=0.01)
     assert seen["rates"]["gpu"] == 0
-    assert call("flow.js", "follow", seen, at(0), 9)["rates"] == {"network": 0, "read": 0, "gpu": 0}
+    assert call("geometry.js", "follow", seen, at(0), 9)["rates"] == {"network": 0, "read": 0, "gpu": 0}
     for i in range(1, 200):
-        seen = call("flow.js", "follow", seen, at(800 * MIB), 8 + i / 8)
+        seen = call("geometry.js", "follow", seen, at(800 * MIB), 8 + i / 8)
     assert seen["rates"]["network"] == 0

@@ -1,4 +1,7 @@
-// Where things are on the live map and in the plan's bars: shares and places, computed from amounts. Pure.
+// Where things are on the live map and in the plan's bars, and how fast bytes go: shares, places and rates, computed from amounts. Pure.
+
+const SMOOTH_SECONDS = 1.5;
+const LEAST = 1024; // bytes/s: what remains of a flow that has ended is none
 
 /**
  * Cells in rows: as many rows as cells of `least` pixels need, all as full as they can be.
@@ -32,7 +35,7 @@ const LABEL = 17; // pixels beneath a row for numbers
  */
 export function layoutOf(n, width, strip = 0) {
   const { columns, rows } = strip ? { columns: n, rows: 1 } : gridOf(n, width);
-  const gap = strip ? (n > 90 ? 0 : n > 48 ? 1 : GAP) : GAP;
+  const gap = Math.min(strip ? (n > 90 ? 0 : n > 48 ? 1 : GAP) : GAP, width / columns / 4);
   const edge = strip ? 0 : 3; // for the frame around a cell
   const tall = strip || [80, 52, 40][Math.min(rows, 3) - 1];
   const step = (width - 2 * edge + gap) / columns;
@@ -51,6 +54,17 @@ export function layoutOf(n, width, strip = 0) {
     return x >= edge && x < width - edge && i >= 0 && i < n && y % rowHeight < tall + 2 * edge ? i : null;
   };
   return { columns, rects, labels: [...names, ...numbers], height: rows * rowHeight, radius: Math.min(4, (step - gap) / 4), at };
+}
+
+/** Where an arrow leads from a cell; undefined: the key is none of ours. @param {number | null} at */
+export function moved(key, at, n, columns = n) {
+  const from = at ?? -1;
+  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+  if (key in steps) {
+    const to = from + steps[key];
+    return to >= 0 && to < n ? to : Math.max(0, Math.min(from, n - 1));
+  }
+  return { Home: 0, End: n - 1, Escape: null }[key];
 }
 
 /** Shares of a cell, bottom to top, each from 0 to 1 and 1 at most in all: what is there now. */
@@ -118,4 +132,27 @@ export function gpuMemoryOf(gpu) {
 
 function some(amounts) {
   return Object.entries(amounts).flatMap(([kind, n]) => (n > 0 ? [{ kind, n }] : []));
+}
+
+/**
+ * What flows, bytes/s, smoothed: from two maps and the time between.
+ * @param {null | {at: number, map: any, rates: any}} before @param {any} map @param {number} at seconds
+ */
+export function follow(before, map, at) {
+  if (!before || before.map.read_bytes > map.read_bytes) return { at, map, rates: { network: 0, read: 0, gpu: 0 } };
+  if (before.map === map || at <= before.at) return before;
+  const seconds = at - before.at;
+  const weight = 1 - Math.exp(-seconds / SMOOTH_SECONDS);
+  const smooth = (old, grown) => {
+    const rate = old + weight * (Math.max(0, grown) / seconds - old);
+    return rate < LEAST ? 0 : rate;
+  };
+  const gpu = ({ tiers }) => tiers.gpu?.used ?? 0;
+  const network = ({ tiers }) => tiers.network?.bytes ?? 0;
+  const rates = {
+    network: smooth(before.rates.network, network(map) - network(before.map)),
+    read: smooth(before.rates.read, map.read_bytes - before.map.read_bytes),
+    gpu: smooth(before.rates.gpu, gpu(map) - gpu(before.map)),
+  };
+  return { at, map, rates };
 }

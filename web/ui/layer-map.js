@@ -4,10 +4,10 @@
  */
 
 import { bytes, bytesOf } from "./format.js";
-import { totalsOf } from "./geometry.js";
-import { html, useLayoutEffect, useRef, useState } from "./html.js";
+import { moved, totalsOf } from "./geometry.js";
+import { html, useLayoutEffect, useMemo, useRef, useState } from "./html.js";
 import { LayerCanvas } from "./layer-canvas.js";
-import { detailsOf, hintOf, moved, summaryOf } from "./map-text.js";
+import { detailsOf, hintOf, summaryOf } from "./plan-text.js";
 import { valueOf } from "./value.js";
 
 /** map, examined, progress: values or signals of session.js. */
@@ -30,6 +30,8 @@ function Whole({ planned, live, totals, loading }) {
   const [at, setAt] = useState(null);
   const segments = live ?? planned;
   const text = at !== null && at < segments.length ? detailsOf(segments[at], planned?.[at], Boolean(live)) : null;
+  const tenth = Math.floor((10 * totals.here) / totals.bytes); // not each byte is said to whoever listens
+  const spoken = useMemo(() => text ?? summaryOf(totals), [at, tenth]);
   useLayoutEffect(() => drawn.current.select(at), [at]);
 
   const onkeydown = (event) => {
@@ -45,7 +47,7 @@ function Whole({ planned, live, totals, loading }) {
       <p class="map-sum">${live ? html`<b>${bytesOf(totals.here, totals.bytes)}</b> here` : html`<b>${bytes(totals.bytes)}</b> to place`}</p>
     </header>
     <div class="map-grid" role="slider" tabindex="0" aria-label="Layers of the model, one by one" aria-valuemin="1" aria-valuemax=${segments.length}
-      aria-valuenow=${(at ?? 0) + 1} aria-valuetext=${text ?? summaryOf(totals)} onKeyDown=${onkeydown}
+      aria-valuenow=${(at ?? 0) + 1} aria-valuetext=${spoken} onKeyDown=${onkeydown}
       onFocus=${(event) => at === null && event.target.matches(":focus-visible") && setAt(0)} onBlur=${() => setAt(null)}>
       <canvas ref=${canvas} aria-hidden="true" onPointerMove=${onpoint} onPointerDown=${onpoint} onPointerLeave=${() => setAt(null)}></canvas>
     </div>
@@ -70,14 +72,14 @@ function Legend({ planned, totals, live }) {
   const sum = (name) => planned?.reduce((all, segment) => all + segment[name], 0) ?? 0;
   const [gpu, resident, streamed] = ["gpu_bytes", "resident_bytes", "streamed_bytes"].map(sum);
   const items = [
-    (gpu > 0 || totals.gpu > 0) && ["gpu", "On the GPU", live ? totals.gpu : gpu],
-    ["resident", "In memory", live ? totals.resident : resident],
-    streamed > 0 && ["stream", "Read for each token", streamed],
+    (gpu > 0 || totals.gpu > 0) && ["gpu", "GPU", live ? totals.gpu : gpu],
+    ["resident", "Memory", live ? totals.resident : resident],
+    streamed > 0 && ["stream", "Streamed", streamed],
     live && (streamed > 0 || totals.placed < totals.stay) && ["arriving", "Arriving", totals.arriving],
-    live && totals.placed < totals.stay && ["absent", "Still to come", totals.stay - totals.placed],
+    live && totals.placed < totals.stay && ["absent", "To come", totals.stay - totals.placed],
   ].filter(Boolean);
   return html`<ul class="map-legend">
-    ${items.map(([kind, label, n]) => html`<li key=${kind}><i class="map-swatch map-swatch-${kind}"></i>${label} <b>${n ? bytes(n) : "none"}</b></li>`)}
-    ${live && html`<li key="use"><i class="map-swatch map-swatch-use"></i>In use</li>`}
+    ${items.map(([kind, label, n]) => html`<li key=${kind}><i class="map-swatch map-swatch-${kind}"></i><span>${label}</span><b>${n ? bytes(n) : "none"}</b></li>`)}
+    ${live && html`<li key="use"><i class="map-swatch map-swatch-use"></i><span>In use</span></li>`}
   </ul>`;
 }

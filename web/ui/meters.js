@@ -14,6 +14,7 @@ export function Meters({ speeds, map }) {
   if (!now) return null;
   const { prefill, decode, firstToken, tokens, series } = now;
   const stalled = now.stalled ?? waited;
+  if (!tokens && prefill === null && stalled === null) return html`<p class="map-reading">How fast it writes will be shown here.</p>`;
   const writes = tokenRate(decode);
   const reads = tokenRate(prefill);
   return html`<section class="map-meters" aria-label="Speed">
@@ -30,7 +31,7 @@ export function Meters({ speeds, map }) {
 
 function Number({ name, number, unit = "", large = false }) {
   return html`<div class=${`map-number${large ? " map-number-large" : ""}`}>
-    <dt>${name}</dt><dd><b>${number}</b>${unit && html` <span>${unit}</span>`}</dd>
+    <dt>${name}</dt><dd><b class=${number === "–" ? "map-none" : ""}>${number}</b>${unit && html` <span>${unit}</span>`}</dd>
   </div>`;
 }
 

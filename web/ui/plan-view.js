@@ -29,13 +29,14 @@ export function PlanView({ examined, options, busy = false, onmemory }) {
   if (!found) return null;
   const chosen = valueOf(options);
   const { plan, predicted } = found;
+  const keep = chosen?.cache !== false;
   return html`<section class="plan" aria-busy=${busy} aria-label="Plan">
     <${Title} found=${found} />
     <${Verdict} found=${found} chosen=${chosen} onmemory=${onmemory} />
-    ${predicted && html`<${Speed} predicted=${predicted} />`}
+    ${predicted && html`<${Speed} predicted=${predicted} keep=${keep} />`}
     ${plan && html`<${Weights} found=${found} />`}
     ${plan && html`<${Budgets} plan=${plan} />`}
-    <${Download} found=${found} keep=${chosen?.cache !== false} />
+    <${Download} found=${found} keep=${keep} />
   </section>`;
 }
 
@@ -60,7 +61,7 @@ function Verdict({ found, chosen, onmemory }) {
   </div>`;
 }
 
-function Speed({ predicted }) {
+function Speed({ predicted, keep }) {
   const { tokens_per_second: rate, read_bytes: read, reading_seconds: reading, computing_seconds: computing } = predicted;
   const { number, unit } = tokenRate(rate);
   const longest = Math.max(reading, computing);
@@ -70,7 +71,7 @@ function Speed({ predicted }) {
       <${Race} name="Reading" seconds=${reading} of=${longest} kind="stream" />
       <${Race} name="Computing" seconds=${computing} of=${longest} kind="use" />
     </div>`}
-    <p class="plan-limit">${limitOf(predicted)}.</p>
+    <p class="plan-limit">${limitOf(predicted, keep)}</p>
   </div>`;
 }
 
@@ -121,7 +122,7 @@ function Legend({ parts, share = 0 }) {
 }
 
 function Download({ found, keep }) {
-  const said = downloadOf(found, { local: found.local === true, keep });
+  const said = downloadOf(found, keep);
   if (!said) return null;
   const { tone, title, lines, here } = said;
   return html`<div class=${`plan-part plan-download plan-download-${tone}`}>

@@ -30,7 +30,7 @@ export class SpeedPlot {
   }
 
   async #start() {
-    const [{ default: UPlot }] = await Promise.all([import("./vendor/uplot.js"), styled()]);
+    const { default: UPlot } = await import("./vendor/uplot.js");
     if (this.#closed) return;
     const draw = () => {
       this.#plot?.destroy();
@@ -82,18 +82,4 @@ function options(root) {
       },
     ],
   };
-}
-
-let style = null;
-
-/** uPlot's own style sheet, once. */
-function styled() {
-  style ??= new Promise((resolve, reject) => {
-    const href = new URL("./vendor/uplot.css", import.meta.url).href;
-    const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href });
-    link.onload = resolve;
-    link.onerror = () => reject(new Error("the plot's style sheet could not be fetched"));
-    document.head.append(link);
-  });
-  return style;
 }

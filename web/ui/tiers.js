@@ -1,7 +1,7 @@
 // The way of the bytes: network, disk, memory, GPU. What each holds, what goes from one to the next now, and what a pass reads.
 
 import { byteRate, bytes, bytesOf, duration } from "./format.js";
-import { follow } from "./flow.js";
+import { follow } from "./geometry.js";
 import { html, useRef } from "./html.js";
 import { valueOf } from "./value.js";
 
