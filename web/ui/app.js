@@ -75,7 +75,7 @@ function keepAddress() {
 
 /** The page itself is kept once it has nothing more urgent to fetch. */
 function keepPage() {
-  const idle = phase.value === "planned" || (phase.value === "ready" && progress.value?.done !== false) || problem.value;
+  const idle = phase.value === "planned" || (phase.value === "ready" && progress.value?.done) || problem.value;
   if (!idle) return;
   const before = phase.value;
   setTimeout(() => {

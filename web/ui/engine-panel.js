@@ -10,7 +10,7 @@ import { html } from "./html.js";
 import { cancel, close, examined, lowerMemory, map, model, notes, phase, progress, speeds } from "./session.js";
 
 export function EnginePanel() {
-  const loading = phase.value === "opening" || (progress.value && !progress.value.done);
+  const loading = phase.value === "opening" || (phase.value === "ready" && !progress.value?.done);
   return html`
     <div class="engine">
       ${loading && html`<${LoadProgress} what=${phase.value === "opening" ? "Opening" : "Loading"} onCancel=${cancel} />`}

@@ -67,7 +67,7 @@ export const MOVES = {
   less: "Use less memory",
   shorter: "Use a shorter context",
   longer: "Load it with a longer context",
-  withoutCopy: "Go on without a copy",
+  goOn: "Go on without a copy",
   room: "Make room…",
   other: "Choose another model",
   dismiss: "Dismiss",
@@ -77,4 +77,7 @@ export const MOVES = {
 export const isFull = (note) => /no more of .+ is kept|may keep no more/.test(note);
 
 /** With a capital and an end, as the engine's messages have neither. A name, an address or a quotation stays as it begins. */
-export const sentence = (text) => `${/^[a-z]+[\s,;]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text}${/[.!?…]$/.test(text) ? "" : "."}`;
+export function sentence(text) {
+  const begun = /^[a-z]+[\s,;]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+  return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
+}

@@ -57,6 +57,6 @@ function ModelState() {
 function state() {
   if (phase.value === "opening") return ["Opening", "top-dot-busy"];
   if (phase.value !== "ready") return [problem.value ? "Stopped" : "Closed", "top-dot-bad"];
-  if (progress.value && !progress.value.done) return [loadState(progress.value), "top-dot-busy"];
+  if (!progress.value?.done) return [loadState(progress.value), "top-dot-busy"];
   return writing.value ? ["Writing", "top-dot-busy"] : ["Ready", ""];
 }

@@ -9,7 +9,7 @@ function state() {
   if (phase.value === "planned") return examined.value?.runs ? `${name} can run here; the plan is shown` : "";
   if (phase.value === "opening") return `Opening ${name}`;
   if (phase.value !== "ready" || writing.value) return "";
-  return progress.value?.done === false ? `${name} can write; its weights are still arriving` : `${name} is ready`;
+  return !progress.value?.done ? `${name} can write; its weights are still arriving` : `${name} is ready`;
 }
 
 export function Live() {

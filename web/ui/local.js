@@ -1,4 +1,4 @@
-// What this browser remembers of the person's choices. Storage may be forbidden or full: then nothing is remembered, and all works.
+// What this browser remembers of the person's choices. Where storage is forbidden or full, nothing is remembered, and all works.
 
 const PREFIX = "wasmrt.";
 

@@ -60,8 +60,8 @@ function Memory() {
     <div class="opts-row">
       <div class="opts-head">
         <label for=${id}>${unit}</label>
-        ${text ? html`<button type="button" class="button-link" onClick=${() => set("")}>as much as this device can spare</button>`
-               : html`<span class="opts-hint">as much as this device can spare</span>`}
+        ${text ? html`<button type="button" class="button-link" onClick=${() => set("")}>Use what this device can spare</button>`
+               : html`<span class="opts-hint">what this device can spare</span>`}
       </div>
       <div class="opts-memory">
         <input class="slider" type="range" min="0" max=${STEPS} value=${position} disabled=${!ends} aria-label=${`${unit}, slider`}

@@ -68,6 +68,7 @@ function LinkField() {
   const [wrong, setWrong] = useState("");
   const field = useRef(null);
   const id = useId();
+  useEffect(() => setWrong(""), [choice.value]);
   useEffect(() => {
     if (!sentBack.value) return;
     sentBack.value = false;

@@ -4,15 +4,20 @@ import { byteRate, bytesOf, percent, wait } from "./format.js";
 import { html } from "./html.js";
 import { cancel, progress } from "./session.js";
 
+const WAITING = "waiting for data"; // nothing has come for some seconds; the engine goes on trying
+
 /** "312 of 1024 MiB", "12.4 MiB/s", "about 1 min left" */
 function parts({ bytes, of, rate, eta }) {
+  if (rate === 0) return [bytesOf(bytes, of), WAITING];
   return [bytesOf(bytes, of), rate > 0 && byteRate(rate), rate > 0 && `${wait(eta)} left`].filter(Boolean);
 }
 
 /** In a word, for the header. */
 export function loadState(now) {
-  if (!now) return "Opening";
-  return now.rate > 0 ? `${percent(now.bytes / now.of)} · ${byteRate(now.rate)}` : percent(now.bytes / now.of);
+  if (!now) return "Loading";
+  const share = percent(now.bytes / now.of);
+  if (now.rate === 0) return `${share} · ${WAITING}`;
+  return now.rate > 0 ? `${share} · ${byteRate(now.rate)}` : share;
 }
 
 /** @param {{what: string, onCancel?: () => void}} props what: what is done, "Loading weights" */

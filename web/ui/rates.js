@@ -2,23 +2,46 @@
 
 const WINDOW_SECONDS = 4;
 
-/** Of a load: told how far it is, it tells {bytes, of, rate, eta, done}: bytes/s and seconds, or null when it can't be said. */
+/**
+ * Of a load. It tells {bytes, of, rate, eta, done}: bytes/s and seconds, or null while they cannot be said. A tensor counts when
+ * all of it is there; what was fetched of those that are still coming counts too, but never makes the load seem done.
+ */
 export class Progress {
   #tell;
+  #of;
+  #bytes = 0;
+  #fetched = 0;
+  #fetchedBefore = null;
   #seen = []; // [seconds, bytes], of the last WINDOW_SECONDS and one before
 
-  constructor(tell) {
+  /** @param {number} of bytes that will come, as the plan says */
+  constructor(of, tell) {
+    this.#of = of;
     this.#tell = tell;
   }
 
-  tell(bytes, of, now = performance.now() / 1000) {
+  /** @param {number} bytes of tensors that are there @param {number} of in all */
+  there(bytes, of) {
+    [this.#bytes, this.#of] = [bytes, of];
+    this.#say();
+  }
+
+  /** @param {number} bytes that came over the network since whenever */
+  fetched(bytes) {
+    this.#fetchedBefore ??= bytes;
+    this.#fetched = bytes - this.#fetchedBefore;
+    this.#say();
+  }
+
+  #say(now = performance.now() / 1000) {
     const seen = this.#seen;
-    if (seen.length && bytes < seen.at(-1)[1]) seen.length = 0; // begun anew
+    const of = this.#of;
+    const bytes = Math.max(this.#bytes, Math.min(this.#fetched, 0.99 * of));
     seen.push([now, bytes]);
     while (seen.length > 2 && seen[1][0] < now - WINDOW_SECONDS) seen.shift();
     const seconds = now - seen[0][0];
-    const rate = seconds > 0.2 ? (bytes - seen[0][1]) / seconds : null;
-    this.#tell({ bytes, of, rate, eta: rate ? (of - bytes) / rate : null, done: bytes >= of });
+    const rate = seconds > 0.2 ? Math.max(0, bytes - seen[0][1]) / seconds : null;
+    this.#tell({ bytes, of, rate, eta: rate ? (of - bytes) / rate : null, done: this.#bytes >= of });
   }
 }
 

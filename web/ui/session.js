@@ -1,10 +1,8 @@
-/**
- * The page's state: which model was chosen, what is known of it, how far it is, what it writes. No DOM; whoever reads a signal's
- * `value` in a component is drawn anew when it changes.
- */
+// The page's state: which model was chosen, what is known of it, how far it is, what it writes. No DOM; a component that reads
+// a signal's `value` is drawn anew when that changes.
 
 import * as engine from "../wasmrt.js";
-import { MOVES, isFull, kindOf, problemOf } from "./errors.js";
+import { MOVES, isFull, kindOf, problemOf, sentence } from "./errors.js";
 import { memoryText } from "./format.js";
 import { batch, signal } from "./html.js";
 import { store, stored } from "./local.js";
@@ -13,16 +11,16 @@ import { NOTHING_YET, Watched } from "./watched.js";
 
 const OPTIONS = { device: "auto", memory: "", gpuMemory: "", context: "", threads: "", kvType: "", cache: true };
 const SHORT_CONTEXT = 1024;
-const [POLL_MS, IDLE_POLL_MS] = [125, 2000]; // the map changes while something is read or written; else only a stopped engine shows
+const [POLL_MS, IDLE_POLL_MS] = [125, 2000]; // while something is read or written; else
 
 /** @type {{value: {kind: "demo" | "served" | "url" | "file", name: string, ref: string | File} | null}} */
 export const choice = signal(null);
 export const options = signal({ ...OPTIONS, ...stored("options", {}) });
 /** @type {{value: "idle" | "examining" | "planned" | "opening" | "ready"}} */
 export const phase = signal("idle");
-/** What the engine found in the model's header, as `examine` of wasmrt.js gives it. */
+/** What the engine found in the model's header, as `examine` of wasmrt.js gives it; local: it is a file of the person's. */
 export const examined = signal(null);
-/** @type {{value: null | {title: string, text: string, kind: string, trace: string | null, moves: {label: string, run: () => void}[]}}} */
+/** @type {{value: null | {title: string, text: string, kind: string, trace?: string, moves: {label: string, run: () => void}[]}}} */
 export const problem = signal(null);
 /** @type {{value: string[]}} what the engine had to say, the last last */
 export const notes = signal([]);
@@ -82,7 +80,7 @@ async function plan() {
       options.value = { ...options.value, memory: "", gpuMemory: "", context: "" };
       return void plan();
     }
-    batch(() => ((examined.value = found), (phase.value = "planned")));
+    batch(() => ((examined.value = { ...found, local: choice.value.kind === "file" }), (phase.value = "planned")));
   } catch (error) {
     if (attempt !== mine) return;
     phase.value = "idle";
@@ -95,7 +93,8 @@ export async function load() {
   const before = model.value;
   const mine = begin("opening");
   model.value = map.value = progress.value = writing.value = null;
-  const far = new Progress((now) => attempt === mine && (progress.value = now));
+  const { resident_bytes: resident = 0, device_bytes: onGpu = 0 } = examined.value?.plan ?? {};
+  const far = new Progress(resident + onGpu, (now) => attempt === mine && (progress.value = now));
   try {
     await before?.close();
     const opened = await engine.open(choice.value.ref, {
@@ -103,25 +102,23 @@ export async function load() {
       cache: options.value.cache,
       signal: mine.signal,
       onnote: note,
-      onprogress: (bytes, of) => far.tell(bytes, of),
+      onprogress: (bytes, of) => far.there(bytes, of),
     });
     if (attempt !== mine) return void opened.close();
     batch(() => ((model.value = opened), (phase.value = "ready"), (entered.value = true)));
-    watchMap(opened);
+    watchMap(opened, far);
     await opened.loaded();
-    if (attempt === mine) progress.value = { bytes: 0, of: 0, rate: null, eta: 0, ...progress.value, done: true };
+    if (attempt === mine) progress.value = { bytes: resident, of: resident, rate: null, eta: 0, ...progress.value, done: true };
   } catch (error) {
     if (attempt !== mine) return;
-    if (!model.value) phase.value = examined.value ? "planned" : "idle";
+    if (!model.value) phase.value = unopened();
     fail(error, "open");
   }
 }
 
-/** Break off what is being examined or loaded; the plan stays. */
-export const cancel = () => leave();
-
-/** Give the model's memory back and show the plan again. Conversations stay. */
+/** Break off what is being examined or loaded, give the model's memory back, and show the plan again. Conversations stay. */
 export const close = () => leave();
+export const cancel = close;
 
 /** Keep to a smaller budget from now on. @param {string} memory such as "700MiB" */
 export async function lowerMemory(memory) {
@@ -156,9 +153,7 @@ export function startText(run) {
 }
 
 /** What nobody caught: the page goes on, but says so. */
-export function unexpected(error) {
-  if (!problem.value) fail(error, "page");
-}
+export const unexpected = (error) => problem.value || fail(error, "page");
 
 function begin(which) {
   attempt?.abort();
@@ -166,6 +161,8 @@ function begin(which) {
   batch(() => ((phase.value = which), (problem.value = null)));
   return attempt;
 }
+
+const unopened = () => (examined.value ? "planned" : "idle");
 
 /** The model is closed, nothing more is waited for. */
 async function leave() {
@@ -175,7 +172,7 @@ async function leave() {
   batch(() => {
     model.value = map.value = progress.value = problem.value = writing.value = null;
     entered.value = false;
-    phase.value = examined.value ? "planned" : "idle";
+    phase.value = unopened();
   });
   await before?.close();
 }
@@ -184,12 +181,14 @@ function fail(error, doing) {
   if (kindOf(error) === "AbortError") return;
   if (kindOf(error) === "EngineStopped") {
     model.value = map.value = writing.value = progress.value = null;
-    phase.value = examined.value ? "planned" : "idle";
+    phase.value = unopened();
   }
   const needs = examined.value?.needs_bytes ?? examined.value?.plan?.minimum_bytes;
   const found = problemOf(error, doing, { ...options.value, needs });
-  problem.value = { ...found, moves: found.moves.map((move) => ({ label: MOVES[move], run: () => runMove(move) })) };
+  problem.value = { ...found, moves: found.moves.map(moveOf) };
 }
+
+const moveOf = (move) => ({ label: MOVES[move], run: () => runMove(move) });
 
 function runMove(move) {
   const found = examined.value;
@@ -201,7 +200,6 @@ function runMove(move) {
     shorter: { context: String(SHORT_CONTEXT) },
     longer: found && { context: String(Math.min(found.n_ctx_train, 2 * (model.value?.plan.context ?? SHORT_CONTEXT))) },
     less: { memory: memoryText(Math.max((found?.plan?.total_bytes ?? 0) / 2, found?.plan?.minimum_bytes ?? 2 ** 28)) },
-    withoutCopy: { cache: false },
   }[move];
   problem.value = null;
   if (move === "room") panel.value = "storage";
@@ -221,8 +219,8 @@ function runMove(move) {
 function note(text) {
   notes.value = [...notes.value.filter((one) => one !== text), text];
   if (!isFull(text)) return;
-  const moves = ["dismiss", "room"].map((move) => ({ label: move === "dismiss" ? MOVES.withoutCopy : MOVES[move], run: () => runMove(move) }));
-  problem.value = { title: "This device's disk is full", text, kind: "DiskFull", trace: null, moves };
+  const moves = ["goOn", "room"].map(moveOf);
+  problem.value = { title: "This device's disk is full", text: sentence(text), kind: "DiskFull", moves };
 }
 
 /** Options as wasmrt.js takes them; what was left empty is the engine's choice. */
@@ -232,12 +230,14 @@ function forEngine() {
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== ""));
 }
 
-async function watchMap(opened) {
+/** Follow where the model's bytes are, and see whether the engine still lives. */
+async function watchMap(opened, far) {
   try {
     while (model.value === opened) {
       const now = await opened.map();
       if (model.value !== opened) return;
       map.value = now;
+      if (!progress.value?.done) far.fetched(now.tiers.network.bytes);
       writing.value?.stalled(now.stalled_seconds);
       await new Promise((resolve) => {
         wake = resolve;
