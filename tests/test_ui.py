@@ -85,6 +85,7 @@ def test_bytes_of_has_one_unit(call):
     assert call("format.js", "bytesOf", 100 * MIB, 4 * GIB) == "0.10 of 4.00 GiB"
     assert call("format.js", "bytesOf", 0, 0) == "0 of 0 B"
     assert call("format.js", "bytesOf", 20 * MIB, 48 * MIB) == "20.0 of 48.0 MiB"
+    assert call("format.js", "bytesOf", 12 * MIB, 8 * GIB) == "12.0 MiB of 8.00 GiB"
 
 
 @pytest.mark.parametrize(
@@ -305,12 +306,21 @@ def test_cells_in_words(call):
     assert details(0) == "Embedding, 40 B: read row by row, as tokens need them"
     assert details(1) == "Layer 1, 100 B: 100 B for the GPU"
     assert details(2) == "Layer 2, 100 B: 30 B for memory and 70 B read for each token"
+    assert (
+        call("plan-text.js", "detailsOf", {"name": "embedding", "bytes": 0}, PLANNED[0], True)
+        == "Embedding: its weights are the head's"
+    )
     assert details(1, live=True) == "Layer 1, 100 B: not here yet"
     now = details(2, live=True, resident=40, arriving=10, in_use=True)
     assert now == "Layer 2, 100 B: 40 B in memory, 10 B arriving and 70 B read for each token; in use"
     assert (
         call("plan-text.js", "detailsOf", {"name": "head", "bytes": 60, "gpu": 60}, None, True) == "Head, 60 B: 60 B on the GPU"
     )
+
+
+def test_an_embedding_that_is_the_head_is_drawn_as_full_as_that(call):
+    segments = [{"name": "embedding", "bytes": 0, "in_use": True}, {"name": "head", "bytes": 60, "gpu": 60, "in_use": False}]
+    assert call("geometry.js", "drawable", segments)[0] == {"name": "embedding", "bytes": 60, "gpu": 60, "in_use": True}
 
 
 def test_arrows_lead_from_cell_to_cell(call):

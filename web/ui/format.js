@@ -8,10 +8,11 @@ export function bytes(n) {
   return `${unit === "B" ? Math.round(amount) : digits(amount)} ${unit}`;
 }
 
-/** "1.20 of 4.07 GiB", both in the unit of the second. @param {number} n @param {number} all @returns {string} */
+/** "1.20 of 4.07 GiB", both in the unit of the second, where the first is not too small for it: "12.0 MiB of 4.07 GiB". @param {number} n @param {number} all @returns {string} */
 export function bytesOf(n, all) {
   const [amount, unit] = scaled(all);
   const part = (n * amount) / all || 0;
+  if (part > 0 && part < 0.095) return `${bytes(n)} of ${bytes(all)}`;
   return unit === "B" ? `${Math.round(part)} of ${amount} B` : `${digits(part, amount)} of ${digits(amount)} ${unit}`;
 }
 

@@ -77,6 +77,15 @@ export function planOf({ bytes, gpu_bytes: gpu = 0, resident_bytes: resident = 0
   return stack(bytes, [gpu, resident, streamed]);
 }
 
+/**
+ * Segments as they are drawn: one that has no bytes of its own shares the last one's, as an embedding does the head's.
+ * @param {any[] | null} segments of the plan or the map
+ */
+export function drawable(segments) {
+  const last = segments?.at(-1);
+  return segments?.map((segment) => (segment.bytes > 0 ? segment : { ...last, name: segment.name, in_use: segment.in_use })) ?? null;
+}
+
 function stack(all, amounts) {
   let room = 1;
   return amounts.map((n) => {

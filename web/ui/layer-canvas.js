@@ -4,7 +4,7 @@
  */
 
 import { Colours, faded, onTheme } from "./colours.js";
-import { fillOf, layoutOf, planOf } from "./geometry.js";
+import { drawable, fillOf, layoutOf, planOf } from "./geometry.js";
 import { patternsOf } from "./patterns.js";
 
 const LEFT = 0.6; // of a cell's light, at the next update after it was used
@@ -58,8 +58,8 @@ export class LayerCanvas {
   /** @param {any[] | null} planned segments as `examine` gives them @param {any[] | null} live those of `map`: what is there now */
   show(planned, live) {
     const before = this.#n;
-    this.#planned = planned;
-    this.#live = live;
+    this.#planned = drawable(planned);
+    this.#live = drawable(live);
     if (this.#n !== before) this.#resize(this.#width || this.#canvas.parentElement.clientWidth);
     this.#heat = (live ?? []).map(({ in_use: used }, i) => (used ? 1 : STILL.matches ? 0 : LEFT * (this.#heat[i] ?? 0)));
     if (!STILL.matches) this.#phase += RISE;

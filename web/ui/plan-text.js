@@ -85,6 +85,7 @@ export function summaryOf({ bytes: all, here, arriving }) {
 /** One cell in a sentence. @param {any} segment of the map, or of the plan if not `live` @param {any} planned the same of the plan */
 export function detailsOf(segment, planned, live) {
   const { name, bytes: all, gpu = 0, resident = 0, arriving = 0, in_use: used } = segment;
+  if (!all) return `${segmentName(name)}: its weights are the head's`;
   const parts = live
     ? [gpu && `${bytes(gpu)} on the GPU`, resident && `${bytes(resident)} in memory`, arriving && `${bytes(arriving)} arriving`]
     : [planned.gpu_bytes && `${bytes(planned.gpu_bytes)} for the GPU`, planned.resident_bytes && `${bytes(planned.resident_bytes)} for memory`];
