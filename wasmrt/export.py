@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def _named(models: Iterable[str | os.PathLike[str]], demo: bool) -> dict[str, Pa
         if not is_plain(path.name) or not path.name.lower().endswith(SUFFIX):
             raise SourceError(f"cannot export {text!r}: its name has to end in {SUFFIX} and be one on any system; rename it")
         shards = shards_of(path)
-        if error := describe(shards[0]).get("error"):
+        if error := _described(shards[0]).get("error"):
             raise FormatError(f"cannot export {text!r}: {error}")
         for shard in shards:
             if shard.name in named and not named[shard.name].samefile(shard):
@@ -225,8 +226,14 @@ def _list_of(named: dict[str, Path]) -> list[dict[str, Any]]:
     for name, path in sorted(named.items()):
         item = outline(Entry(name, path)) | {"url": f"{MODELS}/{quote(name)}"}
         item.pop("etag", None)
-        models.append(item if "shard" in item else item | describe(path))
+        models.append(item if "shard" in item else item | _described(path))
     return models
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """In a thread: whoever calls us, as a notebook does, may have an event loop in its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(describe, path).result()
 
 
 def _delete(folder: Path, names: Iterable[str]) -> None:

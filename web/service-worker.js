@@ -11,8 +11,9 @@
 //   activate   a later version takes over when no window shows an earlier one, or when the only one asks ("take over"): no
 //              window sees files of two. What only the earlier one had is deleted.
 //
-// Asked by the page with a port, which gets: {bytes, of} now and then, and at last {done}, {error} or {others: n}.
-//   {do: "fill"}, {do: "take over"}
+// Asked by the page with a port, which gets: {bytes, of} now and then, and at last {names}, {error} or {others: n}.
+//   {do: "fill"}     names: of all files
+//   {do: "take over"}
 
 // Written by the build. files: name -> [SHA-256, bytes]; headers: of all answers, types: by suffix, form: a digest of these two.
 const LIST = { form: "", headers: {}, types: {}, files: {} };
@@ -21,6 +22,7 @@ const SCOPE = self.registration.scope;
 const CACHE = `wasmrt ${SCOPE}`; // several pages may share an origin
 const AT_ONCE = 3; // a page has six connections to an HTTP/1.1 server, and others want some
 
+const names = Object.keys(LIST.files);
 const typeOf = (name) => LIST.types[name.split(".").pop()] ?? "application/octet-stream";
 
 /** Where a file of this version is kept. */
@@ -52,7 +54,7 @@ async function answer(request, name) {
 
 async function keptAnswer(name) {
   const cache = await caches.open(CACHE);
-  whole ??= missing(cache).then((names) => names.length === 0);
+  whole ??= missing(cache).then(({ length }) => length === 0);
   if (!(await whole)) return null;
   const kept = await cache.match(keyOf(name));
   if (!kept) whole = Promise.resolve(false); // somebody has deleted it; the others alone could be of another version than the host's
@@ -63,7 +65,7 @@ async function keptAnswer(name) {
 
 async function missing(cache) {
   const kept = new Set((await cache.keys()).map(({ url }) => url));
-  return Object.keys(LIST.files).filter((name) => !kept.has(keyOf(name)));
+  return names.filter((name) => !kept.has(keyOf(name)));
 }
 
 let filling = null;
@@ -78,11 +80,11 @@ async function fill(told) {
 
 async function fetchMissing() {
   const cache = await caches.open(CACHE);
-  const names = await missing(cache);
-  const of = names.reduce((sum, name) => sum + LIST.files[name][1], 0);
+  const wanted = await missing(cache);
+  const of = wanted.reduce((sum, name) => sum + LIST.files[name][1], 0);
   let bytes = 0;
   const inTurn = async () => {
-    for (let name = names.shift(); name; name = names.shift()) {
+    for (let name = wanted.shift(); name; name = wanted.shift()) {
       const body = await verified(name);
       await cache.put(keyOf(name), new Response(body, { headers: { ...LIST.headers, "Content-Type": typeOf(name) } }));
       bytes += LIST.files[name][1];
@@ -118,7 +120,7 @@ self.addEventListener("activate", (event) => event.waitUntil(deleteOthers()));
 
 async function deleteOthers() {
   const cache = await caches.open(CACHE);
-  const ours = new Set(Object.keys(LIST.files).map(keyOf));
+  const ours = new Set(names.map(keyOf));
   const old = (await cache.keys()).filter(({ url }) => !ours.has(url));
   await Promise.all(old.map((request) => cache.delete(request)));
 }
@@ -128,12 +130,12 @@ async function takeOver() {
   const others = windows.filter(({ url }) => url.startsWith(SCOPE)).length - 1;
   if (others > 0) return { others };
   await self.skipWaiting();
-  return { done: true };
+  return { names };
 }
 
 self.addEventListener("message", (event) => {
   const [port] = event.ports;
   const tell = (message) => port.postMessage(message);
-  const work = { fill: () => fill(tell).then(() => ({ done: true })), "take over": takeOver }[event.data.do];
+  const work = { fill: () => fill(tell).then(() => ({ names })), "take over": takeOver }[event.data.do];
   event.waitUntil(work().then(tell, (error) => tell({ error: error.message })));
 });

@@ -134,7 +134,14 @@ export async function useUpdate() {
     location.reload();
     return;
   }
-  worker.addEventListener("statechange", () => worker.state === "activated" && location.reload());
-  const { others } = await ask(worker, "take over");
-  if (others) offline.value = { state: "update", others };
+  const active = activated({ waiting: worker });
+  const { others, names } = await ask(worker, "take over");
+  if (others) {
+    offline.value = { state: "update", others };
+    return;
+  }
+  await active;
+  // WebKit takes modules that others import from the memory of the page before this one, unless they were fetched meanwhile.
+  await Promise.all(names.filter((name) => name.endsWith(".js")).map((name) => fetch(new URL(name, registration.scope))));
+  location.reload();
 }
