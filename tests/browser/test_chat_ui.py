@@ -431,16 +431,55 @@ def test_a_full_context_is_told_with_what_to_do(page):
       text.end("", Object.assign(new Error("the prompt has 3000 tokens, but the context holds 2048"), { kind: "ContextFull" }));
       await until(() => $(".chat-end-bad"));
       const told = $(".chat-end-bad").textContent;
+      await soon(20);
+      const twice = session.problem.value;
       button("Go on without the oldest messages").click();
       await until(() => asked.length === 4);
       await soon(30);
-      return [told, asked[3].messages.map(({ content }) => content), $(".chat-forgotten").textContent];
+      return [told, twice, asked[3].messages.map(({ content }) => content), $(".chat-forgotten").textContent];
     """)
     assert "more than the model can hold" in got[0]
     assert "Open it with a context of 4096" in got[0]
     assert "New chat" in got[0]
-    assert got[1] == ["Two", ".", "Three"]
-    assert "no longer sees" in got[2]
+    assert got[1] is None, "the page says it once"
+    assert got[2] == ["Two", ".", "Three"]
+    assert "no longer sees" in got[3]
+
+
+def test_a_long_conversation_is_drawn_from_its_end(page):
+    got = run(page, """
+      const { $, place, conversation, button } = await mount();
+      const messages = Array.from({ length: 1000 }, (_, i) => ({ id: `m${i}`, role: i % 2 ? "assistant" : "user",
+        content: `text ${i}`, state: "done" }));
+      conversation.load({ messages });
+      await until(() => place.querySelectorAll("article").length === 60);
+      await soon(100);
+      const log = $(".chat-log");
+      const end = Math.round(log.scrollHeight - log.scrollTop - log.clientHeight);
+      const top = () => [...place.querySelectorAll("article")].at(-60).getBoundingClientRect().top;
+      log.scrollTop = 0;
+      await soon(50);
+      const before = top();
+      $(".chat-earlier button").click();
+      await until(() => place.querySelectorAll("article").length === 120);
+      await soon(100);
+      return [end, Math.abs(top() - before) < 80, place.querySelector("article").textContent.includes("text 880")];
+    """)
+    assert got == [0, True, True]
+
+
+def test_what_is_not_kept_can_be_had_back(page):
+    got = run(page, """
+      const { say, conversation, button, turnTo } = await mount();
+      (await say("One")).end();
+      await until(() => !conversation.writing.value);
+      await turnTo(null);
+      await until(() => button("Undo"));
+      const none = conversation.messages.value.length;
+      button("Undo").click();
+      return [none, conversation.messages.value.length];
+    """)
+    assert got == [0, 2]
 
 
 def test_what_is_copied_and_that_it_is_told(page):

@@ -23,9 +23,10 @@ export function Composer({ conversation }) {
     else conversation.send(field.current.value);
     field.current.focus();
   };
+  const touch = matchMedia("(hover: none) and (pointer: coarse)").matches; // its keyboard has no Shift and Enter
   const keys = (event) => {
     // While characters are composed (IME), Enter chooses one of them; Safari says so by 229 only.
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+    if (event.key !== "Enter" || event.shiftKey || touch || event.isComposing || event.keyCode === 229) return;
     send(event);
   };
   const stop = async () => {
@@ -35,7 +36,7 @@ export function Composer({ conversation }) {
   const hint = story ? "Begin a text, and the model goes on" : "Say something";
   return html`<form class="chat-composer" onSubmit=${send}>
     <div class="chat-field">
-      <textarea ref=${field} rows="1" value=${draft} aria-label=${story ? "Your text" : "Your message"} enterkeyhint="send"
+      <textarea ref=${field} rows="1" value=${draft} aria-label=${story ? "Your text" : "Your message"} enterkeyhint=${touch ? "enter" : "send"}
         placeholder=${canGoOn ? "Add to the text, or just let it go on" : hint} aria-describedby="chat-waits"
         onInput=${(event) => (conversation.draft.value = event.target.value)} onKeyDown=${keys}></textarea>
       ${writing

@@ -37,7 +37,7 @@ export class Conversation {
 
   #startText;
   #frame;
-  #run = null; // {generation, over}: who writes the last message
+  #run = null; // {text, generation, stopped, over}: who writes the last message
   #before = Promise.resolve(); // the end of whatever was written before
 
   /**
@@ -121,9 +121,9 @@ export class Conversation {
     });
   }
 
-  /** Another conversation, with the same settings. */
-  begin(mode = this.mode.value) {
-    this.load({ mode, system: this.system.value, settings: this.settings.value });
+  /** Another conversation, with the same settings. keep: whether this one can be had back by undo(). */
+  begin(mode = this.mode.value, keep = false) {
+    this.load({ mode, system: this.system.value, settings: this.settings.value }, keep);
   }
 
   /** From now on the model does not get the older half of what was said; then the last question is answered. */
@@ -145,8 +145,14 @@ export class Conversation {
     this.undoable.value?.undo();
   }
 
-  /** Show what was kept. @param {Record<string, any>} record see records.js */
-  load(record) {
+  /**
+   * Show what was kept.
+   * @param {Record<string, any>} record see records.js
+   * @param {boolean} [keep] whether what was shown before can be had back by undo()
+   */
+  load(record, keep = false) {
+    const before = this.record;
+    const undoable = keep && before.messages.length > 0;
     this.#abandon();
     batch(() => {
       this.id.value = record.id ?? newId();
@@ -158,14 +164,14 @@ export class Conversation {
       this.forgotten.value = record.forgotten ?? 0;
       this.draft.value = record.draft ?? "";
       this.live.value = "";
-      this.undoable.value = null;
+      this.undoable.value = undoable ? { what: "The conversation was closed.", undo: () => this.load(before) } : null;
     });
   }
 
   /** What to keep of it, plain data. What is being written counts as stopped. */
   get record() {
     const messages = this.messages.value.map((message) => {
-      return message.state === "writing" ? { ...message, content: this.live.peek(), state: "stopped" } : message;
+      return message.state === "writing" ? { ...message, content: this.#run?.text ?? "", state: "stopped" } : message;
     });
     const { id, name, mode, system, settings, forgotten, draft } = this;
     const rest = Object.entries({ id, name, mode, system, settings, forgotten, draft }).map(([key, { value }]) => [key, value]);
@@ -215,23 +221,23 @@ export class Conversation {
 
   /** Put a message at the end, or in place of the last if it is that one, and have it written. */
   #write(message, head) {
-    const run = { generation: null, stopped: false, over: null };
+    const run = { text: head, generation: null, stopped: false, over: null };
     const kept = this.messages.value.filter(({ id }) => id !== message.id);
     this.#run = run;
     batch(() => {
       this.live.value = head;
       this.messages.value = [...kept, message];
     });
-    run.over = this.#before = this.#before.then(() => this.#follow(run, message, kept, head));
+    run.over = this.#before = this.#before.then(() => this.#follow(run, message, kept));
   }
 
-  async #follow(run, message, kept, head) {
-    let text = head;
+  async #follow(run, message, kept) {
+    const head = run.text;
     let shown = true;
     let end;
     const show = () => {
       shown = true;
-      if (this.#run === run) this.live.value = text;
+      if (this.#run === run) this.live.value = run.text;
     };
     try {
       if (run.stopped) return;
@@ -239,7 +245,7 @@ export class Conversation {
       run.generation = this.#startText((model) => this.#request(model, kept, head, options));
       for await (const piece of run.generation) {
         if (this.#run !== run) return;
-        text += piece;
+        run.text += piece;
         if (shown) this.#frame(show);
         shown = false;
       }
@@ -250,7 +256,7 @@ export class Conversation {
       end = stopped ? { state: "stopped" } : { state: "failed", reason: { kind: error.kind ?? error.name, text: error.message } };
     } finally {
       end ??= { state: "stopped" };
-      if (this.#run === run) this.#end(message, { ...end, content: text });
+      if (this.#run === run) this.#end(message, { ...end, content: run.text });
     }
   }
 

@@ -1,7 +1,7 @@
 // The conversations on this device: whether any are kept, which there are, and how they come and go.
 
 import { Action } from "./message.js";
-import { canChat, conversation, keeper, modelName } from "./chat-state.js";
+import { canChat, conversation, keeper, modelName, turnTo } from "./chat-state.js";
 import { titleOf } from "./conversation-text.js";
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Icon } from "./chat-icons.js";
@@ -13,8 +13,7 @@ export function Conversations({ onopen = () => {} }) {
   const kept = keeper.wanted.value;
   const mode = canChat.value ? conversation.mode.value : "story";
   const begin = async () => {
-    await keeper.save();
-    conversation.begin(mode);
+    await turnTo(null);
     onopen();
   };
   return html`<section class="chat-conversations" aria-label="Conversations">
@@ -25,7 +24,7 @@ export function Conversations({ onopen = () => {} }) {
     <${KeepSwitch} />
     <p class="chat-hint" role="status">${said}</p>
     ${kept && !keeper.trouble.value && html`<${List} onopen=${onopen} />`}
-    ${!kept && conversation.messages.value.length > 0 && html`<${Export} record=${conversation.record} label="Export this one" />`}
+    ${!kept && conversation.messages.value.length > 0 && html`<${Export} record=${conversation.record} label="Export" />`}
   </section>`;
 }
 
@@ -46,8 +45,8 @@ function KeepSwitch() {
   };
   return html`<div class="chat-keep">
     <label class="switch"><input type="checkbox" role="switch" checked=${kept} onChange=${change} />
-      <span>Keep conversations on this device</span></label>
-    <p class="chat-hint">${kept ? "They lie in this browser only, and never leave it." : "Off: what is said is gone with this page."}</p>
+      <span>Keep conversations</span></label>
+    <p class="chat-hint">${kept ? "On this device only: they never leave it." : "Off: what is said is gone with this page."}</p>
     ${keeper.trouble.value && html`<p class="chat-error" role="alert">${keeper.trouble.value}</p>`}
     ${asked && html`<${Confirm} text="Forget ${counted(n)} for good?" yes="Forget all" onend=${forget} />`}
   </div>`;
@@ -77,8 +76,7 @@ function Entry({ record, current, onopen }) {
   const opener = useRef(null);
   const title = titleOf(record) || "Untitled";
   const open = async () => {
-    await keeper.save();
-    if (!current) conversation.load(keeper.records.value.find(({ id }) => id === record.id) ?? record);
+    if (!current) await turnTo(record);
     onopen();
   };
   const end = () => {
@@ -149,8 +147,7 @@ function Import({ onend }) {
     try {
       if (file.size > MOST_BYTES) throw new Error(`it is larger than ${MOST_BYTES / 2 ** 20} MiB`);
       const record = fromJson(await file.text());
-      await keeper.save();
-      conversation.load(record);
+      await turnTo(record);
       await keeper.save();
       onend(`${titleOf(record) || "The conversation"} was imported.`, true);
     } catch (error) {

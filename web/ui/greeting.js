@@ -1,6 +1,6 @@
 // An empty conversation: what can be done here, and some ways to begin.
 
-import { canChat, conversation, modelName } from "./chat-state.js";
+import { canChat, conversation, isFree, modelName } from "./chat-state.js";
 import { html } from "./html.js";
 import * as session from "./session.js";
 
@@ -9,6 +9,12 @@ const CHAT = [
   ["Write", "Write a short, friendly note that moves tomorrow's meeting to Friday."],
   ["Code", "Write a Python function that tells whether a word is a palindrome, with two tests."],
   ["Think", "Give me three arguments for and three against working from home, as a table."],
+];
+const DEMO = [ // a model of a few MB
+  ["Story", "Tell me a story about a mole."],
+  ["Who", "Who are you?"],
+  ["Sum", "What is 3 plus 4?"],
+  ["Joke", "Tell me a joke."],
 ];
 const STORY = [
   ["Once upon a time", "Once upon a time"],
@@ -19,10 +25,9 @@ const STORY = [
 
 export function Greeting() {
   const story = conversation.mode.value === "story";
-  const examples = story ? STORY : CHAT;
-  const ready = Boolean(session.model.value) && !session.writing.value;
+  const examples = story ? STORY : session.choice.value?.kind === "demo" ? DEMO : CHAT;
   const take = (text) => {
-    if (ready) conversation.send(text);
+    if (isFree.value) conversation.send(text);
     else conversation.draft.value = text;
     document.querySelector(".chat-composer textarea")?.focus();
   };

@@ -38,7 +38,10 @@ export class Keeper {
       if (this.wanted.value) this.#timer ||= setTimeout(() => this.save(), soon);
     });
     addEventListener("pagehide", () => this.save());
-    document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && this.save());
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "hidden") this.save();
+      else if (this.wanted.value) this.#list(); // of another tab
+    });
   }
 
   /** Keep them from now on, or forget all. */
@@ -58,7 +61,7 @@ export class Keeper {
     if (!this.wanted.value || same === this.#saved || (!record.messages.length && !this.#times.has(record.id))) return;
     this.#saved = same;
     await this.put({ ...record, changed: Date.now() });
-    rememberCurrent(record.id);
+    rememberCurrent(this.#conversation.id.value);
   }
 
   /** Another tab may have changed it meanwhile: then ours becomes one of its own, so that neither is lost. */
@@ -109,7 +112,8 @@ export class Keeper {
           return [];
         }
       });
-      for (const { id, changed } of sound) this.#times.set(id, changed);
+      // What another tab has made of the one we show is not what we know.
+      for (const { id, changed } of sound) if (id !== this.#conversation.id.value || !this.#times.has(id)) this.#times.set(id, changed);
       this.#show(sound);
     });
   }

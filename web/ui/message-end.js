@@ -1,5 +1,6 @@
 // Why a text has ended before its end, and what a person can do then.
 
+import { isFree, turnTo } from "./chat-state.js";
 import { html } from "./html.js";
 import * as session from "./session.js";
 
@@ -20,7 +21,7 @@ export function Failure({ conversation, message, last }) {
 export function CutOff({ conversation, message, last }) {
   const { state, stats } = message;
   const story = conversation.mode.value === "story";
-  if (state === "stopped") return html`<p class="chat-end">Stopped.${last && !story && " Continue goes on from here."}</p>`;
+  if (state === "stopped") return html`<p class="chat-end">Stopped.${last && !story && message.content && " Continue goes on from here."}</p>`;
   if (stats?.finish === "length") return html`<p class="chat-end">Ended after ${stats.generated_tokens} tokens, as you have set.</p>`;
   if (stats?.finish !== "context") return null;
   return html`<div class="chat-end chat-end-warn" role=${last ? "status" : undefined}>
@@ -36,13 +37,13 @@ function FullMoves({ conversation }) {
   return html`
     ${conversation.canForget && html`<${Move} first label="Go on without the ${story ? "beginning" : "oldest messages"}" run=${forget} />`}
     ${larger && html`<${Move} label=${`Open it with a context of ${larger}`} run=${() => openLarger(larger)} />`}
-    <${Move} first=${!conversation.canForget} label=${story ? "New story" : "New chat"} run=${() => conversation.begin()} />`;
+    <${Move} first=${!conversation.canForget} needs=${false} label=${story ? "New story" : "New chat"} run=${() => turnTo(null)} />`;
 }
 
 const sentence = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 
-function Move({ first = false, label, run }) {
-  return html`<button type="button" class="button button-small ${first ? "button-primary" : ""}" onClick=${run}>${label}</button>`;
+function Move({ first = false, label, run, needs = true }) {
+  return html`<button type="button" class="button button-small ${first ? "button-primary" : ""}" disabled=${needs && !isFree.value} onClick=${run}>${label}</button>`;
 }
 
 const contextOf = () => session.model.value?.plan?.context ?? null;

@@ -1,7 +1,7 @@
 // One message: what it says, what can be done with it, and the engine's figures.
 
 import { Icon } from "./chat-icons.js";
-import { modelName } from "./chat-state.js";
+import { isFree, modelName } from "./chat-state.js";
 import { gap, joinStory } from "./conversation-text.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
 import { MarkdownView, grow } from "./markdown.js";
@@ -101,7 +101,7 @@ function Ending({ conversation, message, last }) {
 
 function Actions({ conversation, message, last, writing, text, onedit }) {
   const mine = message.role === "user";
-  const busy = conversation.writing.value;
+  const busy = !isFree.value;
   const story = conversation.mode.value === "story";
   const cutOff = message.state === "stopped" || message.stats?.finish !== "stop";
   if (writing) return html`<${LiveFigures} />`;
@@ -117,7 +117,8 @@ function Actions({ conversation, message, last, writing, text, onedit }) {
     ${mine && html`<${Action} icon="edit" label="Edit" disabled=${busy} onClick=${onedit} />`}
     ${!mine && html`<${Action} icon="redo" label=${story ? "Write anew" : "Regenerate"} disabled=${busy} onClick=${again} />`}
     ${goesOn && html`<${Action} icon="next" label="Continue" disabled=${busy} onClick=${proceed} />`}
-    <${Action} icon="trash" label=${deletes} disabled=${busy} onClick=${() => conversation.remove(message.id)} />
+    <${Action} icon="trash" label=${deletes} disabled=${conversation.writing.value}
+      onClick=${() => conversation.remove(message.id)} />
     ${!mine && message.stats && html`<${Figures} stats=${message.stats} />`}
   </div>`;
 }
