@@ -28,11 +28,18 @@ export function problemOf(error, doing, state) {
   const meant = MEANT.has(kind);
   return {
     title: TITLES[kind] ?? (meant ? "That does not work" : "Something unexpected went wrong"),
-    text: sentence(error?.message || String(error)),
+    text: textOf(kind, error?.message || String(error), doing),
     kind,
     trace: meant ? null : error?.trace ?? error?.stack ?? null,
     moves: [...new Set(movesOf(kind, doing, state))],
   };
+}
+
+/** Of a stopped engine only why: the title says the rest. */
+function textOf(kind, message, doing) {
+  const why = kind === "EngineStopped" && /\((.*)\)/.exec(message)?.[1];
+  if (!why) return sentence(message);
+  return doing === "examine" ? sentence(why) : `${sentence(why)} What was written is kept; the model has to be loaded again.`;
 }
 
 function movesOf(kind, doing, { device, memory, context, needs }) {

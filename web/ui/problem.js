@@ -1,14 +1,16 @@
 // One problem, and what can be done about it.
 
 import { Icon } from "./icons.js";
-import { html } from "./html.js";
+import { html, useEffect, useRef } from "./html.js";
 import { problem } from "./session.js";
 
 export function Problem() {
+  const section = useRef(null);
+  useEffect(() => section.current?.scrollIntoView({ block: "nearest" }), [problem.value]);
   if (!problem.value) return null;
   const { title, text, trace, moves } = problem.value;
   return html`
-    <section class="problem" role="alert">
+    <section class="problem" role="alert" ref=${section}>
       <${Icon} name="warn" />
       <div>
         <h2>${title}</h2>

@@ -117,8 +117,7 @@ export async function load() {
 }
 
 /** Break off what is being examined or loaded, give the model's memory back, and show the plan again. Conversations stay. */
-export const close = () => leave();
-export const cancel = close;
+export const [close, cancel] = [() => leave(), () => leave()];
 
 /** Keep to a smaller budget from now on. @param {string} memory such as "700MiB" */
 export async function lowerMemory(memory) {
@@ -180,6 +179,7 @@ async function leave() {
 function fail(error, doing) {
   if (kindOf(error) === "AbortError") return;
   if (kindOf(error) === "EngineStopped") {
+    attempt = null;
     model.value = map.value = writing.value = progress.value = null;
     phase.value = unopened();
   }
