@@ -284,6 +284,7 @@ def test_downloads(call):
 
     some = {"bytes": 400 * MIB, "cached_bytes": 600 * MIB, "rate": 10 * MIB, "seconds": None, "quota": 2 * GIB, "usage": GIB}
     assert said(some)["title"] == "400 MiB to fetch, about 40 s"
+    assert said({**some, "seconds": 0.4})["title"] == "400 MiB to fetch, in a moment"
     assert (said(some)["tone"], said(some)["here"]) == ("plain", pytest.approx(0.6))
     assert "1.00 GiB are free" in " ".join(said(some)["lines"])
     full = said({**some, "quota": GIB})

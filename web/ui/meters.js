@@ -7,13 +7,11 @@ import { valueOf } from "./value.js";
 
 const LEAST_POINTS = 3; // what a line is worth drawing of
 
-/** speeds, map: values or signals of session.js. */
-export function Meters({ speeds, map }) {
+/** speeds: those of session.js, or the signal. */
+export function Meters({ speeds }) {
   const now = valueOf(speeds);
-  const waited = useStall(valueOf(map), now?.tokens ?? 0);
   if (!now) return null;
-  const { prefill, decode, firstToken, tokens, series } = now;
-  const stalled = now.stalled ?? waited;
+  const { prefill, decode, firstToken, stalled, tokens, series } = now;
   if (!tokens && prefill === null && stalled === null) return html`<p class="map-reading">How fast it writes will be shown here.</p>`;
   const writes = tokenRate(decode);
   const reads = tokenRate(prefill);
@@ -46,23 +44,8 @@ function Plot({ series }) {
   const rates = series.map(([, rate]) => rate);
   const [low, high] = [Math.min(...rates), Math.max(...rates)].map((rate) => tokenRate(rate));
   const label = `Speed over the text: between ${low.number} ${low.unit} and ${high.number} ${high.unit}`;
-  return html`<figure class="map-plot" role="img" aria-label=${label}>
-    <figcaption aria-hidden="true">Tokens/s over the text</figcaption>
+  return html`<div class="map-plot" role="img" aria-label=${label}>
+    <p aria-hidden="true">Tokens/s over the text</p>
     <div class="map-plot-area" ref=${root} aria-hidden="true"></div>
-  </figure>`;
-}
-
-/** Of the time in which a text was written, the share that computing waited for bytes; null before there is one. */
-function useStall(map, tokens) {
-  const seen = useRef({ begun: null, share: null, tokens: 0 });
-  const text = seen.current;
-  const at = performance.now() / 1000;
-  if (tokens < text.tokens || !map) seen.current = { begun: null, share: null, tokens };
-  else if (tokens > text.tokens) {
-    text.tokens = tokens;
-    text.begun ??= { at, stalled: map.stalled_seconds };
-    const seconds = at - text.begun.at;
-    if (seconds > 0.5) text.share = Math.min(1, Math.max(0, (map.stalled_seconds - text.begun.stalled) / seconds));
-  }
-  return seen.current.share;
+  </div>`;
 }

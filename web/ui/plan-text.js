@@ -53,7 +53,7 @@ export function downloadOf({ download, size }, keep = true) {
   if (!missing && !kept) return { tone: "good", title: "Nothing to fetch", lines: ["It is read from the file where it lies, and not uploaded."], here: 1 };
   if (!missing) return { tone: "good", title: "Nothing to fetch", lines: [`All ${bytes(size)} are kept on this device.`], here: 1 };
   const time = seconds ?? (rate ? missing / rate : null);
-  const title = `${bytes(missing)} to fetch${time === null ? "" : `, about ${wait(time)}`}`;
+  const title = `${bytes(missing)} to fetch${time === null ? "" : time < 1 ? ", in a moment" : `, about ${wait(time)}`}`;
   const lines = [];
   if (rate) lines.push(`The source gives ${byteRate(rate)}.`);
   if (kept) lines.push(`${bytes(kept)} are kept on this device already.`);
