@@ -10,7 +10,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wasmrt.device.choice import Choice, choose, ready
-from wasmrt.device.device import Bound, Candidates, Chaining, Device, Uploading
+from wasmrt.device.device import Bound, Candidates, Chaining, Device, Following, Uploading
 from wasmrt.draft import Room
 from wasmrt.errors import BudgetError, ContextFull, DeviceError, UnsupportedError, WasmrtError
 from wasmrt.fit import CHUNK, Fitted, fit
@@ -556,7 +556,11 @@ class Model:
         """
         self._check_open()
         plan, metrics, fetched = self.plan, self._store.metrics, fetched_of(self._source)
-        segments = self._store.chart()
+        running = self._store.running
+        if len(running) > 1 and isinstance(self.device, Following):  # all of them in one call: where in it?
+            at = min(running.start + self.device.segment(), running.stop - 1)  # it may not have begun
+            running = range(at, at + 1)
+        segments = self._store.chart(running)
         uploaded, memory = sum(one["gpu"] for one in segments), self._store.used_bytes
         gpu = {"used": 0, "of": 0}
         if plan.gpu:

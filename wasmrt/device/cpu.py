@@ -27,6 +27,7 @@ GROUP_ROWS = 8  # rows of a weight that the tile kernels take together: matmul.h
 TEAM_BYTES = 440
 TEAM_TAIL = struct.Struct("<12I6Q6I")  # the team from n_threads on
 TEAM_TAIL_AT = 320
+SEGMENT_AT = 40  # in the tail
 CURSOR_BYTES = 64  # of each thread: a cache line
 CANCEL_AT, ABORT_AT = 0, 1  # bytes of the control word, so that none of them undoes the other
 BINDING = struct.Struct("<5Q")
@@ -251,6 +252,12 @@ class CpuDevice:
             self._memory.write(self._team + CANCEL_AT, b"\0")
             raise asyncio.CancelledError
         return self._stop(running.result(), bounds, ops)
+
+    def segment(self) -> int:
+        """See Following."""
+        if self._failure:
+            return 0
+        return int.from_bytes(self._memory.read(self._team + TEAM_TAIL_AT + SEGMENT_AT, 4), "little")
 
     def _stop(self, status: int, bounds: Sequence[Bound], ops: range) -> Stop:
         """What a run's status means."""

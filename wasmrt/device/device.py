@@ -151,6 +151,14 @@ class Chaining(Protocol):
 
 
 @runtime_checkable
+class Following(Protocol):
+    """A device that can be asked how far a run is."""
+
+    def segment(self) -> int:
+        """Which of the segments of the run that is under way computes now; of the last one, where it ended."""
+
+
+@runtime_checkable
 class Uploading(Protocol):
     """A device with memory of its own, where weights may stay."""
 

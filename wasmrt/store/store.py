@@ -93,11 +93,11 @@ class LayerStore:
     def metrics(self) -> StoreMetrics:
         return self._frames.metrics
 
-    def chart(self) -> list[dict[str, Any]]:
-        """What of each segment is where now: Chart.segments."""
+    def chart(self, running: range) -> list[dict[str, Any]]:
+        """What of each segment is where now, while some are running: Chart.segments."""
         if self._chart is None:
             self._chart = Chart(self._table, self._held)
-        return self._chart.segments(self.running)
+        return self._chart.segments(running)
 
     @property
     def used_bytes(self) -> int:

@@ -64,7 +64,7 @@ typedef struct {
     uint32_t n_threads, f16_cache, context;     // context: positions that a cache holds, a multiple of TILE
     uint32_t n_tokens, pos, n_out;              // the pass
     uint32_t n_bindings, first_op, end_op;      // the run: ops first_op.. of the first segment to end_op of the last
-    uint32_t status, segment, op;               // where and why it stopped
+    uint32_t status, segment, op;               // where and why it stopped; segment: while it runs, where it is
     uint64_t ids, bindings;                     // i32 (n_tokens); u64 (n_bindings): addresses of Bindings
     uint64_t quantized;                         // the x of a matmul, quantized (quantize.h)
     uint64_t cursors;                           // u32 of each thread, a cache line apart: how much of its share is taken

@@ -108,6 +108,7 @@ static void run_ops(Team* t, uint32_t thread) {
     uint32_t status = DONE, segment = 0, op = t->first_op;
     if (meet(&c)) status = is_aborted(t) ? ABORTED : CANCELLED;
     for (; status == DONE && segment < t->n_bindings; segment++) {
+        if (thread == 0) __atomic_store_n(&t->segment, segment, __ATOMIC_RELAXED);  // for whoever looks on
         c.binding = at(entry(t->bindings, segment));
         c.program = at(c.binding->program);
         uint32_t end = segment + 1 == t->n_bindings ? t->end_op : c.program->n_ops;
