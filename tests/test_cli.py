@@ -263,7 +263,7 @@ def test_inspect(path):
 def test_help_is_complete():
     """Every command and option has its help line."""
     top = wasmrt("--help").stdout
-    for command in ("run", "chat", "serve", "inspect", "plan", "bench", "pull", "doctor"):
+    for command in ("run", "chat", "serve", "export", "inspect", "plan", "bench", "pull", "doctor"):
         assert command in top
         shown = wasmrt(command, "--help").stdout
         assert "None" not in shown

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import queue
 import re
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import webbrowser
 from random import Random
 
 import httpx
@@ -24,7 +26,7 @@ from tools.bench_store import SimulatedLoop, run
 from wasmrt import cli, resources
 from wasmrt.errors import SourceError
 from wasmrt.gguf.split import SHARD
-from wasmrt.serve import describe
+from wasmrt.serve import describe, server
 from wasmrt.serve.app import make_app
 from wasmrt.serve.catalog import Catalog
 from wasmrt.serve.headers import MEDIA_TYPES, host_is_ours
@@ -41,6 +43,8 @@ PAGE = {
     "pyodide/pyodide.asm.wasm": b"\0asm\1\0\0\0",
     "wheels/wasmrt-0.1.0-py3-none-any.whl": b"PK\3\4",
     "lock.json": b"{}",
+    "service-worker.js": b"self.one = 1;\n",
+    "manifest.webmanifest": b"{}",
     "python_stdlib.zip": b"PK\3\4",
     ".secret": b"no",
 }
@@ -727,6 +731,48 @@ def test_a_key_opens_everything_below_it(keyed, served):
     asked = keyed.options("/models/tiny.gguf", headers={"Origin": ELSEWHERE, "Access-Control-Request-Method": "GET"})
     assert asked.status_code == 204
     assert "Authorization" in asked.headers["access-control-allow-headers"]
+
+
+def test_browsers_do_not_keep_a_page_whose_address_is_never_used_again(folder, page, keyed, monkeypatch):
+    """Each time it would be another copy of it."""
+    assert keyed.get(f"/{MINE}/service-worker.js").status_code == 200
+    with running(make_app(folder, page, key=MINE, keep=False)) as running_server:
+        assert httpx.get(f"{running_server.url}{MINE}/main.js").status_code == 200
+        assert httpx.get(f"{running_server.url}{MINE}/service-worker.js").status_code == 404
+
+    def stop(where, **options):
+        raise SourceError(f"{options['keep']} {options['key'] is not None}")
+
+    monkeypatch.setattr(server, "make_app", stop)
+    for host, options, said in (
+        ("127.0.0.1", {}, "True False"),
+        ("0.0.0.0", {}, "False True"),
+        ("0.0.0.0", {"key": MINE}, "True True"),
+        ("0.0.0.0", {"public": True}, "True False"),
+    ):
+        with pytest.raises(SourceError, match=said):
+            server.serve(folder, host, 0, **options)
+
+
+@pytest.mark.parametrize("screen", [{}, {"DISPLAY": ":9"}, {"WAYLAND_DISPLAY": "w"}, {"BROWSER": "mine"}])
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_browser_is_opened_where_there_is_a_screen(monkeypatch, capsys, screen, opens):
+    """Elsewhere a browser for terminals would be, in ours, and Ctrl-C would be its."""
+    opened = queue.Queue()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.put(address) or opens)
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in screen.items():
+        monkeypatch.setenv(name, value)
+    cli._open_browser("http://127.0.0.1:1/")
+    for thread in threading.enumerate():
+        if thread.name == "wasmrt-browser":
+            thread.join(10)
+    said = capsys.readouterr().err
+    assert list(opened.queue) == (["http://127.0.0.1:1/"] if screen else [])
+    assert said.count("\n") == (0 if screen and opens else 1)
+    assert not said or "open the address above" in said
 
 
 @pytest.mark.parametrize("prefix", ["", f"/{MINE[:-1]}", f"/{MINE}x", f"/{MINE.lower()}", f"/x/{MINE}", "/%ff", "/\u0663"])

@@ -22,6 +22,7 @@ from wasmrt.serve.describe import Describer
 from wasmrt.serve.files import FileAnswer, open_file
 from wasmrt.serve.headers import ASK_AGAIN, PAGE_POLICY, Guard, caching, media_type
 from wasmrt.serve.link import Link
+from wasmrt.serve.offline import SERVICE_WORKER
 from wasmrt.serve.paths import inside, parts_of
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ def make_app(
     *,
     bound: str = "127.0.0.1",
     key: str | None = None,
+    keep: bool = True,
     cors: Sequence[str] = (),
     bytes_per_second: float | None = None,
     latency_seconds: float = 0.0,
@@ -45,6 +47,7 @@ def make_app(
     page: the folder of the page; None: the one that was built or installed, and if there is none, / says so.
     bound: the host that the server listens on, which decides what requests may call it.
     key: what a request must have as the first name of its path, or in its Authorization; None: any may come in.
+    keep: let browsers keep the page for when there is no network: not at an address that is never used again.
     cors: origins whose pages may read /models, "*" for all.
     bytes_per_second, latency_seconds: of a link to imitate.
     """
@@ -67,6 +70,8 @@ def make_app(
     async def page_file(request: Request) -> Response:
         name = request.path_params["path"] or "index.html"
         parts = parts_of(name, PAGE_DEPTH)
+        if name == SERVICE_WORKER and not keep:
+            parts = None
         path = await _in_pool(inside, root, parts) if root and parts else None
         if path is None and name == "index.html":
             why = missing or "the page's folder has no index.html"

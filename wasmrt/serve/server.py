@@ -131,9 +131,18 @@ def serve(
 
     key: as for make_app; without one a new one is made where other machines can come in, unless it is public.
     """
-    if key is None and not public and not is_loopback(host):
+    keep = key is not None or public or is_loopback(host)
+    if not keep:
         key = make_key()
-    app = make_app(where, bound=host, key=key, cors=cors, bytes_per_second=bytes_per_second, latency_seconds=latency_seconds)
+    app = make_app(
+        where,
+        bound=host,
+        key=key,
+        keep=keep,
+        cors=cors,
+        bytes_per_second=bytes_per_second,
+        latency_seconds=latency_seconds,
+    )
     with listen(host, port) as listening:
         if missing := page_folder(None)[1]:
             log.warning("there is no page, only models at /models: %s", missing)

@@ -26,7 +26,13 @@ function whyNot() {
   return window === window.top ? "" : "it is part of another page";
 }
 
-const register = () => navigator.serviceWorker.register(SCRIPT, { updateViaCache: "none" });
+async function register() {
+  try {
+    return await navigator.serviceWorker.register(SCRIPT, { updateViaCache: "none" });
+  } catch (error) {
+    throw new Error("its host gives it no service worker, or this browser takes none here", { cause: error });
+  }
+}
 
 /**
  * Become cross-origin isolated, which memory that threads share needs: through a service worker, with one more load of the page.
