@@ -4,18 +4,18 @@
 import * as engine from "../wasmrt.js";
 import { MOVES, isFull, kindOf, problemOf, sentence } from "./errors.js";
 import { memoryText } from "./format.js";
+import { FIRST_OPTIONS, forEngine } from "./given.js";
 import { batch, signal } from "./html.js";
 import { store, stored } from "./local.js";
 import { Progress } from "./rates.js";
 import { NOTHING_YET, Watched } from "./watched.js";
 
-const OPTIONS = { device: "auto", memory: "", gpuMemory: "", context: "", threads: "", kvType: "", cache: true };
 const SHORT_CONTEXT = 1024;
 const [POLL_MS, IDLE_POLL_MS] = [125, 2000]; // while something is read or written; else
 
 /** @type {{value: {kind: "demo" | "served" | "url" | "file", name: string, ref: string | File} | null}} */
 export const choice = signal(null);
-export const options = signal({ ...OPTIONS, ...stored("options", {}) });
+export const options = signal({ ...FIRST_OPTIONS, ...stored("options", {}) });
 /** @type {{value: "idle" | "examining" | "planned" | "opening" | "ready"}} */
 export const phase = signal("idle");
 /** What the engine found in the model's header, as `examine` of wasmrt.js gives it; local: it is a file of the person's. */
@@ -59,7 +59,7 @@ export async function examine(chosen) {
   await plan();
 }
 
-/** Choose options; what was examined is planned anew. @param {Partial<typeof OPTIONS>} changes */
+/** Choose options; what was examined is planned anew. @param {Partial<typeof FIRST_OPTIONS>} changes */
 export function choose(changes) {
   options.value = { ...options.value, ...changes };
   store("options", options.value);
@@ -71,7 +71,7 @@ export function choose(changes) {
 async function plan() {
   const mine = begin("examining");
   try {
-    const found = await engine.examine(choice.value.ref, { ...forEngine(), signal: mine.signal, onnote: note });
+    const found = await engine.examine(choice.value.ref, { ...forEngine(options.value), signal: mine.signal, onnote: note });
     if (attempt !== mine) return;
     const { memory, gpuMemory, context } = options.value;
     const mayLift = carried && (memory || gpuMemory || context) && ["BudgetError", "ContextFull"].includes(found.kind);
@@ -81,6 +81,7 @@ async function plan() {
       return void plan();
     }
     batch(() => ((examined.value = { ...found, local: choice.value.kind === "file" }), (phase.value = "planned")));
+    if (found.kind === "DeviceError") fail({ kind: found.kind, message: found.why_not }, "examine");
   } catch (error) {
     if (attempt !== mine) return;
     phase.value = "idle";
@@ -98,7 +99,7 @@ export async function load() {
   try {
     await before?.close();
     const opened = await engine.open(choice.value.ref, {
-      ...forEngine(),
+      ...forEngine(options.value),
       cache: options.value.cache,
       signal: mine.signal,
       onnote: note,
@@ -221,13 +222,6 @@ function note(text) {
   if (!isFull(text)) return;
   const moves = ["goOn", "room"].map(moveOf);
   problem.value = { title: "This device's disk is full", text: sentence(text), kind: "DiskFull", moves };
-}
-
-/** Options as wasmrt.js takes them; what was left empty is the engine's choice. */
-function forEngine() {
-  const { device, memory, gpuMemory, context, threads, kvType } = options.value;
-  const given = { device, memory, gpuMemory, context: context && Number(context), threads: threads && Number(threads), kvType };
-  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== ""));
 }
 
 /** Follow where the model's bytes are, and see whether the engine still lives. */

@@ -36,7 +36,7 @@ function Plan() {
   return html`
     <section class=${`card start-plan ${busy && found ? "card-busy" : ""}`} aria-label="What will happen" aria-busy=${busy ? "true" : "false"}>
       <${Problem} />
-      ${found && html`<${PlanView} examined=${found} options=${options.value} busy=${busy} onmemory=${(text) => choose({ [found.needs === "gpu_memory" ? "gpuMemory" : "memory"]: text })} />`}
+      ${found && (found.runs || !problem.value) && html`<${PlanView} examined=${found} options=${options.value} busy=${busy} onmemory=${(text) => choose({ [found.needs === "gpu_memory" ? "gpuMemory" : "memory"]: text })} />`}
       ${!found && busy && html`<${Reading} />`}
       ${!found && !busy && !problem.value && html`<${Nothing} />`}
       <${Notes} more=${found?.notes} />
