@@ -181,3 +181,37 @@ def test_without_a_browser_rows_are_skipped(monkeypatch, tmp_path):
     for row in acceptance_browser.ROWS[:-1]:  # the last needs none
         with pytest.raises(Skip, match="chromium is missing"):
             row(Setup(tmp_path))
+
+
+# How long a start takes
+
+
+def starts(bare, text, others=0.0):
+    turns = {"bare": bare, "plan": bare + 1, "text": text}
+    return {what: {"seconds": s, "cpu_seconds": 2 * s, "cores_of_others": others} for what, s in turns.items()}
+
+
+def test_starts_are_told_beyond_pyodides_own(monkeypatch):
+    rounds = [starts(1.0, 2.0), starts(3.0, 9.0, others=1.5), starts(2.0, 4.5), starts(1.5, 2.0)]
+    turns = [turn for each in rounds for turn in each.items()]
+
+    def start(engine, what):
+        name, turn = turns.pop(0)
+        assert (engine, what) == ("chromium", name)
+        return turn
+
+    monkeypatch.setattr(bench_browser, "_start", start)
+    found = bench_browser.start_times("chromium", 3, 0.5)
+    assert [turn["seconds"] for turn in found["text"]] == [2.0, 4.5, 2.0]
+    text = bench_browser.start_table("chromium", found)
+    assert text.splitlines()[0] == "chromium, cold, 3 rounds, median (least to most)"
+    assert [line.split()[-6:] for line in text.splitlines() if "beyond" in line] == [
+        ["Pyodide", "1.00", "s", "(1.00", "to", "1.00)"],
+        ["Pyodide", "1.00", "s", "(0.50", "to", "2.50)"],
+    ]
+
+
+def test_starts_on_a_busy_machine_are_none(monkeypatch):
+    monkeypatch.setattr(bench_browser, "_start", lambda engine, what: starts(1.0, 2.0, others=1.5)[what])
+    with pytest.raises(PeerError, match="quiet machine"):
+        bench_browser.start_times("chromium", 2, 0.5)

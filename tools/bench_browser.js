@@ -1,7 +1,7 @@
 // The runtimes that tools/bench_browser.py compares, in a page: `await ask("wasmrt", "load", {...})`. Each keeps its model between
 // calls. Times are by the page's clock, so what a runtime says to its page and back is part of them.
 
-import { open } from "/wasmrt.js";
+import { examine, open } from "/wasmrt.js";
 
 const ERRORS = 4; // the level of wllama's log
 
@@ -71,9 +71,46 @@ const wllama = {
   },
 };
 
-const runtimes = { wasmrt, wllama };
+// From nothing to what a person waits for. `again` is the same once more, with what the browser keeps of the first time.
+const starts = {
+  /** Pyodide alone, in a worker as the engine's. */
+  async bare() {
+    const worker = new Worker("/bare.js", { type: "module" });
+    await new Promise((resolve, reject) => Object.assign(worker, { onmessage: resolve, onerror: reject }));
+    return () => worker.terminate();
+  },
 
-/** @param {"wasmrt" | "wllama"} name @param {"load" | "run"} what */
+  /** Until it is known whether a model will run, and how. */
+  async plan({ url, device }) {
+    await examine(url, { device });
+    return () => {};
+  },
+
+  /** Until its first token. */
+  async text({ url, device }) {
+    const model = await open(url, { device });
+    const text = model.generate("Once upon a time");
+    await text.next();
+    return async () => {
+      await text.stop();
+      await model.close();
+    };
+  },
+};
+
+const start = {
+  async run({ what, ...args }) {
+    const started = performance.now();
+    const end = await starts[what](args);
+    const found = { seconds: seconds(started) };
+    await end();
+    return found;
+  },
+};
+
+const runtimes = { wasmrt, wllama, start };
+
+/** @param {"wasmrt" | "wllama" | "start"} name @param {"load" | "run"} what */
 export function ask(name, what, args) {
   return runtimes[name][what](args);
 }

@@ -56,6 +56,7 @@ from tools.web_parts import BuildError, Part, fetch  # noqa: E402
 from wasmrt.bench import prompt_ids  # noqa: E402
 from wasmrt.engine import open_tokenizer  # noqa: E402
 from wasmrt.errors import WasmrtError  # noqa: E402
+from wasmrt.resources import demo_model  # noqa: E402
 from wasmrt.sync import call  # noqa: E402
 from wasmrt.tokenizer import Tokenizer  # noqa: E402
 
@@ -306,6 +307,63 @@ def gpu_overhead(engine: str) -> dict[str, Any]:
     return {"dispatches": dispatches, "seconds": statistics.median(alone), "chained_seconds": statistics.median(chained)}
 
 
+BARE = b"""
+import { loadPyodide } from "./pyodide/pyodide.mjs";
+await loadPyodide({ indexURL: new URL("./pyodide/", import.meta.url).href });
+postMessage("ready");
+"""
+STARTS = ("bare", "plan", "text")  # see tools/bench_browser.js
+
+
+def start_times(engine: str, rounds: int, most_others: float) -> dict[str, list[dict[str, float]]]:
+    """What a start takes to Pyodide alone, to a plan and to a first token: in turns, each in a browser of its own.
+
+    Rounds count in which others took at most so many cores. Raises PeerError.
+    """
+    kept: dict[str, list[dict[str, float]]] = {what: [] for what in STARTS}
+    for _ in range(rounds * (1 if most_others == math.inf else TRIES)):
+        turns = {what: _start(engine, what) for what in STARTS}
+        if all(turn["cores_of_others"] <= most_others for turn in turns.values()):
+            for what, turn in turns.items():
+                kept[what].append(turn)
+        if len(kept["bare"]) == rounds:
+            break
+    if not kept["bare"]:
+        raise PeerError(f"others took more than {most_others} cores in each round; try again on a quiet machine")
+    return kept
+
+
+def _start(engine: str, what: str) -> dict[str, float]:
+    with opened(engine) as (site, page, browser):
+        site.models["demo.gguf"] = demo_model()
+        site.files |= {"/bench.js": (ROOT / "tools" / "bench_browser.js").read_bytes(), "/bare.js": BARE}
+        time.sleep(SETTLE_SECONDS)
+        clock, busy = time.perf_counter(), busy_seconds()
+        answer = InPage("start", site, page, browser).ask("run", what=what, url="/models/demo.gguf", device="cpu")
+        busy = busy_seconds() - busy - answer["cpu_seconds"]
+        others = max(0.0, busy) / (time.perf_counter() - clock)
+    return {"seconds": answer["seconds"], "cpu_seconds": answer["cpu_seconds"], "cores_of_others": others}
+
+
+def start_table(engine: str, found: dict[str, list[dict[str, float]]]) -> str:
+    """The same for a person. What is beyond Pyodide is the median over rounds of the difference."""
+
+    def line(title: str, values: Sequence[float], unit: str = "s") -> str:
+        return f"{title:34}{statistics.median(values):6.2f} {unit}  ({min(values):.2f} to {max(values):.2f})\n"
+
+    def of(what: str, key: str = "seconds") -> list[float]:
+        return [turn[key] for turn in found[what]]
+
+    titles = {"bare": "Pyodide alone", "plan": "the demo model's plan", "text": "the demo model's first token"}
+    text = f"{engine}, cold, {len(found['bare'])} rounds, median (least to most)\n"
+    for what, title in titles.items():
+        text += line(title, of(what))
+        if what != "bare":
+            text += line("  beyond Pyodide", [b - a for a, b in zip(of("bare"), of(what), strict=True)])
+    cores = [turn["cores_of_others"] for turns in found.values() for turn in turns]
+    return text + line("cores that others took", cores, "")
+
+
 def wllama_files() -> dict[str, bytes]:
     """Its module and its kernels, from build/cache or from npm."""
     archive = fetch(WLLAMA, ROOT / "build" / "cache").read_bytes()
@@ -368,6 +426,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cpu", metavar="D", help="of wasmrt (default: cpu)")
     p.add_argument("--most-others", type=cores, default=math.inf, metavar="C", help="cores that others may take in a round")
     p.add_argument("--gpu-overhead", action="store_true", help="instead: what is not the GPU's of a token with WebGPU")
+    p.add_argument("--start", action="store_true", help="instead: how long a page takes from nothing to its first token")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
@@ -375,11 +434,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
-    if args.file is None and not args.gpu_overhead:
+    if args.file is None and not args.gpu_overhead and not args.start:
         p.error("a FILE.gguf is needed")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the browser would outlive us
     try:
-        result = gpu_overhead(args.browser) if args.gpu_overhead else measure(args)
+        if args.start:
+            result: dict[str, Any] = start_times(args.browser, args.rounds, args.most_others)
+        else:
+            result = gpu_overhead(args.browser) if args.gpu_overhead else measure(args)
     except PeerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -387,6 +449,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     if args.json:
         print(json.dumps(result))
+    elif args.start:
+        print(start_table(args.browser, result), end="")
     elif args.gpu_overhead:
         one, many = (f"{1e3 * result[name]:.2f} ms" for name in ("seconds", "chained_seconds"))
         print(f"{args.browser}: {result['dispatches']:.0f} dispatches a token, encoded in {one}; as one of a chain in {many}")
