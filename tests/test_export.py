@@ -92,6 +92,16 @@ def test_the_policy_is_in_the_page_before_anything_else_and_in_the_headers(page,
     assert "  Cross-Origin-Embedder-Policy: require-corp" in lines
 
 
+def test_the_guide_has_the_headers_as_they_are():
+    text = (Path(__file__).resolve().parents[1] / "docs" / "hosting.md").read_text(encoding="utf-8")
+    plain, *servers = text.split("```")[5:-1:2]
+    for line in module.HEADERS_FILE.splitlines()[1:]:
+        name, _, value = line.strip().partition(": ")
+        assert f"{name}: {value}" in plain
+        for server in servers[:1] + servers[2:3]:  # nginx, Caddy
+            assert re.search(f'{name} "?{re.escape(value)}"?( always;)?\n', server), (name, server)
+
+
 def test_the_service_worker_lists_the_page_as_it_was_written_and_no_model(page, site):
     export(site, page=page)
     assert set(listed(site)) == set(PAGE) - {SERVICE_WORKER}

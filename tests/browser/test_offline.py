@@ -15,6 +15,7 @@ import wasmrt
 from tests.browser.engines import Browser
 from tests.browser.server import TYPES, PageHung, Site, _Handler, _inside
 from wasmrt.export import export
+from wasmrt.resources import demo_model
 from wasmrt.serve.offline import SERVICE_WORKER, list_files
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -27,8 +28,8 @@ SHARED = {"chromium": True, "firefox": True, "webkit": False}
 
 WRITE = """
 import { open } from "/wasmrt.js";
-export default async function ({ prompt, n }) {
-  const model = await open("/models/demo.gguf", { device: "cpu" });
+export default async function ({ prompt, n, model: bytes }) {
+  const model = await open(bytes ? new File([bytes], "demo.gguf") : "/models/demo.gguf", { device: "cpu" });
   await model.loaded();
   const text = model.generate(prompt, { maxTokens: n });
   for await (const piece of text);
@@ -129,8 +130,8 @@ class Tab:
         assert self.site.send(self.state, "reload", START_SECONDS)
         assert self.site.wait_for(self.state, documents + 1, START_SECONDS), self.browser.log()
 
-    def write(self):
-        return self.run(WRITE, prompt=PROMPT, n=TOKENS)
+    def write(self, model=None):
+        return self.run(WRITE, prompt=PROMPT, n=TOKENS, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,8 @@ def test_it_becomes_isolated_and_starts_without_a_network(tab, files, golden):
     assert page.run("return [crossOriginIsolated, document.title !== '']") == [True, True]
     if DISK[page.engine]:
         assert page.write() == got
+    else:  # a file of the person's own
+        assert page.write(demo_model().read_bytes())["text"] == golden
     assert page.run(KEEP) == {"state": "ready"}
     assert page.run("const { servedModels } = await import('/ui/served.js'); return servedModels()") == []
 
