@@ -229,6 +229,25 @@ def test_what_was_left_does_not_write_into_the_next_conversation(run):
     assert got["other"]
 
 
+def test_the_next_text_waits_until_the_one_before_has_ended(run):
+    got = run("""
+      talk.send("One");
+      await soon();
+      let release;
+      texts[0].stop = () => new Promise((resolve) => (release = resolve)).then(() => texts[0].end("closed"));
+      talk.begin();
+      talk.send("Two");
+      await soon();
+      await soon();
+      const before = texts.length;
+      release();
+      await soon();
+      await soon();
+      return [before, texts.length];
+    """)
+    assert got == [1, 2]
+
+
 def test_deleting_and_clearing_can_be_undone(run):
     got = run("""
       await answered("One", "1");

@@ -244,7 +244,6 @@ export class Conversation {
       const options = forEngine(this.settings.value);
       run.generation = this.#startText((model) => this.#request(model, kept, head, options));
       for await (const piece of run.generation) {
-        if (this.#run !== run) return;
         run.text += piece;
         if (shown) this.#frame(show);
         shown = false;
