@@ -3,8 +3,23 @@
 /** "": the engine's choice */
 export const FIRST_OPTIONS = { device: "auto", memory: "", gpuMemory: "", context: "", threads: "", kvType: "", cache: true };
 
+/** The same of what was stored, whoever stored it. */
+export function soundOptions(stored) {
+  const sound = (name, first) => (typeof stored?.[name] === typeof first ? stored[name] : first);
+  return Object.fromEntries(Object.entries(FIRST_OPTIONS).map(([name, first]) => [name, sound(name, first)]));
+}
+
 /** @param {typeof FIRST_OPTIONS} options @returns {import("../wasmrt.js").OpenOptions} without those that are left to the engine */
 export function forEngine({ device, memory, gpuMemory, context, threads, kvType }) {
   const given = { device, memory, gpuMemory, context: context && Number(context), threads: threads && Number(threads), kvType };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== ""));
+}
+
+/** Bytes of "700MiB", "1.5 GB", "123"; null for what is no amount. The same rule as the engine's, options.py. */
+export function parseBytes(text) {
+  const [, whole, fraction, unit] = /^\s*(\d{1,18})(\.\d{1,9})?\s*([kmgt]?i?)b?\s*$/i.exec(text) ?? [];
+  const power = ["", "k", "m", "g", "t", "ki", "mi", "gi", "ti"].indexOf(unit?.toLowerCase());
+  if (power < 0) return null;
+  const scale = power > 4 ? 1024 ** (power - 4) : 1000 ** power;
+  return Number(whole) * scale + Math.trunc(Number(fraction ?? 0) * scale) || null;
 }

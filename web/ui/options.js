@@ -1,6 +1,7 @@
 // What the person decides: how much memory, which device, whether a copy is kept.
 
 import { bytes, memoryText } from "./format.js";
+import { parseBytes } from "./given.js";
 import { html, useEffect, useId, useRef, useState } from "./html.js";
 import { choose, choice, examined, options, phase } from "./session.js";
 
@@ -14,14 +15,6 @@ export function Options() {
       <${KeepCopy} />
       <${More} />
     </div>`;
-}
-
-/** Bytes of "700MiB", "1.5 GB", "123"; null for what is no amount. The same rule as the engine's. */
-export function parseBytes(text) {
-  const [, amount, unit] = /^\s*(\d{1,18}(?:\.\d{1,9})?)\s*([kmgt]?i?)b?\s*$/i.exec(text) ?? [];
-  const power = ["", "k", "m", "g", "t"].indexOf(unit?.[0]?.toLowerCase() ?? "");
-  const value = Math.trunc(Number(amount) * (/i$/i.test(unit) ? 1024 : 1000) ** power);
-  return value >= 1 && !(unit?.length === 1 && /i/i.test(unit)) ? value : null;
 }
 
 /** The least budget that works, and the least that streams nothing. */

@@ -4,7 +4,7 @@
 import * as engine from "../wasmrt.js";
 import { MOVES, isFull, kindOf, problemOf, sentence } from "./errors.js";
 import { memoryText } from "./format.js";
-import { FIRST_OPTIONS, forEngine } from "./given.js";
+import { forEngine, soundOptions } from "./given.js";
 import { batch, signal } from "./html.js";
 import { store, stored } from "./local.js";
 import { Progress } from "./rates.js";
@@ -15,7 +15,7 @@ const [POLL_MS, IDLE_POLL_MS] = [125, 2000]; // while something is read or writt
 
 /** @type {{value: {kind: "demo" | "served" | "url" | "file", name: string, ref: string | File} | null}} */
 export const choice = signal(null);
-export const options = signal({ ...FIRST_OPTIONS, ...stored("options", {}) });
+export const options = signal(soundOptions(stored("options", null)));
 /** @type {{value: "idle" | "examining" | "planned" | "opening" | "ready"}} */
 export const phase = signal("idle");
 /** What the engine found in the model's header, as `examine` of wasmrt.js gives it; local: it is a file of the person's. */
@@ -59,7 +59,7 @@ export async function examine(chosen) {
   await plan();
 }
 
-/** Choose options; what was examined is planned anew. @param {Partial<typeof FIRST_OPTIONS>} changes */
+/** Choose options; what was examined is planned anew. @param {Partial<typeof options.value>} changes */
 export function choose(changes) {
   options.value = { ...options.value, ...changes };
   store("options", options.value);
