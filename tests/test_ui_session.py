@@ -12,8 +12,8 @@ from tests.conftest import skip_or_fail
 from tools.build_web import build
 from wasmrt.options import parse_bytes
 
-# In place of wasmrt.js. Each call waits in `calls` until the test answers it, also one that was broken off: an answer may be on its
-# way already.
+# In place of wasmrt.js. Each call waits in `calls` until the test answers it, also one that was broken off: its answer may be
+# on its way already.
 ENGINE = """
 export const calls = [];
 function call(what, ref, { signal, ...options }) {

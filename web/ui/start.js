@@ -67,7 +67,7 @@ function Reading() {
     <div class="wait">
       <${Bar} share=${null} label="Planning" />
       <p><strong>${choice.value?.name}</strong></p>
-      <p>Reading its header, and planning for this device</p>
+      <p>Reading its header, and planning for this device.</p>
       <button type="button" class="button button-small" onClick=${cancel}>Cancel</button>
     </div>`;
 }
