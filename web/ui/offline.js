@@ -10,6 +10,7 @@ import { signal } from "./html.js";
 
 const SCRIPT = new URL("../service-worker.js", import.meta.url);
 const ISOLATE_MS = 5000; // longer nobody waits for threads
+const SILENT_MS = 330_000; // browsers end what a service worker has done for five minutes
 const TRIED = "wasmrt: loaded again to be isolated";
 
 /**
@@ -113,7 +114,9 @@ function watch(registration) {
 function ask(worker, what, told = () => {}) {
   return new Promise((resolve, reject) => {
     const { port1, port2 } = new MessageChannel();
+    const silent = setTimeout(reject, SILENT_MS, new Error("it took too long; the next visit goes on with it"));
     port1.onmessage = ({ data }) => {
+      if (data.bytes === undefined) clearTimeout(silent);
       if (data.error) reject(new Error(data.error));
       else if (data.bytes === undefined) resolve(data);
       else told(data);
@@ -124,9 +127,9 @@ function ask(worker, what, told = () => {}) {
 
 /** Where somebody else's pages lie now, as they may on a port of one's own machine, ours goes, with what it kept. */
 async function leaveIfGone(registration) {
-  const answer = await fetch(SCRIPT, { method: "HEAD", cache: "no-store" }).catch(() => null); // no network tells nothing
-  const isThere = answer?.ok && /javascript/.test(answer.headers.get("content-type") ?? "");
-  if (!answer || answer.status >= 500 || isThere) return;
+  const answer = await fetch(SCRIPT, { cache: "no-store" }).catch(() => null); // no network tells nothing
+  const isOther = answer?.ok && !answer.redirected && !/javascript/.test(answer.headers.get("content-type") ?? "");
+  if (!isOther && ![404, 410].includes(answer?.status)) return;
   await caches.delete(`wasmrt ${registration.scope}`);
   await registration.unregister();
   offline.value = { state: "off", why: "this page is no longer at its address" };
