@@ -20,6 +20,7 @@ from wasmrt.store.source import Fetched, Source, Turn, check_arguments, closed_e
 log = logging.getLogger("wasmrt")
 
 LIST_SECONDS = 30.0  # for one page of a hub's list of files
+MUCH_BYTES = 16 << 20  # that a server without ranges sends before anything of a file can be used: only then is it worth a line
 
 
 async def open_browser(ref: Any, *, cache: bool = True) -> Source:
@@ -114,7 +115,7 @@ class BrowserSource:
 
     def _tell_what_is_not_checked(self) -> None:
         """A user should know that bytes of two versions could be mixed, and why nothing came before everything."""
-        if not self._js.ranges and self._js.cache.state != "whole":
+        if not self._js.ranges and self.size > MUCH_BYTES and self._js.cache.state != "whole":
             log.warning("%s: its server does no ranges, so all of it was fetched before any of it could be used", self.name)
         if not self.exposed:
             checked = "of a part only its length, and the file's size and time"
