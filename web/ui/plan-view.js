@@ -61,12 +61,15 @@ function Verdict({ found, chosen, onmemory }) {
   </div>`;
 }
 
+// What is predicted are kernels and bytes. Past so many tokens/s what else a token takes is no longer small beside them.
+const SURE = 100;
+
 function Speed({ predicted, keep }) {
   const { tokens_per_second: rate, read_bytes: read, reading_seconds: reading, computing_seconds: computing } = predicted;
-  const { number, unit } = tokenRate(rate);
+  const { number, unit } = tokenRate(Math.min(rate, SURE));
   const longest = Math.max(reading, computing);
   return html`<div class="plan-speed">
-    <p class="plan-rate"><span class="plan-about">about</span> <b>${number}</b> ${unit}<span class="plan-feel">${feel(rate)}</span></p>
+    <p class="plan-rate"><span class="plan-about">${rate > SURE ? "over" : "about"}</span> <b>${number}</b> ${unit}<span class="plan-feel">${feel(rate)}</span></p>
     ${read > 0 && html`<div class="plan-duo">
       <${Race} name="Reading" seconds=${reading} of=${longest} kind="stream" />
       <${Race} name="Computing" seconds=${computing} of=${longest} kind="use" />

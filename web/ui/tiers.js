@@ -2,10 +2,11 @@
 
 import { byteRate, bytes, bytesOf, duration } from "./format.js";
 import { follow } from "./geometry.js";
-import { html, useRef } from "./html.js";
+import { html, useEffect, useRef, useState } from "./html.js";
 import { valueOf } from "./value.js";
 
 const DASH = 12; // pixels, of css/map.css. Dashes move at updates: an animation that runs by itself costs more than all the rest.
+const OLD_MS = 1500; // a map is asked for while something goes on; a rate of before that is none
 const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const ICONS = {
   network: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18ZM3 12h18M12 3c3 3 3 15 0 18M12 3c-3 3-3 15 0 18",
@@ -19,6 +20,11 @@ export function Tiers({ map }) {
   const now = valueOf(map);
   const seen = useRef(null);
   const phase = useRef(0);
+  const [old, setOld] = useState(null);
+  useEffect(() => {
+    const timer = setTimeout(() => setOld(now), OLD_MS);
+    return () => clearTimeout(timer);
+  }, [now]);
   if (!now) return null;
   const rates = (seen.current = follow(seen.current, now, performance.now() / 1000)).rates;
   if (!STILL.matches) phase.current = (phase.current + 3) % DASH;
@@ -30,7 +36,7 @@ export function Tiers({ map }) {
     { kind: "memory", name: "Memory", text: bytesOf(memory.used, memory.of), share: memory.used / memory.of },
     gpu?.of > 0 && { kind: "gpu", name: "GPU", text: bytesOf(gpu.used, gpu.of), share: gpu.used / gpu.of },
   ].filter(Boolean);
-  const flows = { network: rates.network, disk: reading || rates.read > 0 ? rates.read : 0, memory: rates.gpu };
+  const flows = old === now && !reading ? {} : { network: rates.network, disk: rates.read, memory: rates.gpu };
   return html`<section class="map-way" aria-label="Where bytes are">
     <h3 class="map-title">Where bytes are</h3>
     <ol class="map-tiers" style=${{ "--map-phase": `${phase.current}px` }}>
