@@ -27,7 +27,7 @@ HEAD = """
 import { calls } from "../wasmrt.js";
 import * as session from "./session.js";
 
-const { choice, options, phase, examined, problem, notes, progress, model, map, writing, speeds, entered } = session;
+const { choice, options, phase, examined, problem, notes, progress, model, map, writing, speeds, entered, arriving } = session;
 const soon = () => new Promise((resolve) => setTimeout(resolve, 5));
 const failed = (kind, message) => Object.assign(new Error(message), { kind });
 const plan = { minimum_bytes: 8 * 2 ** 20, total_bytes: 64 * 2 ** 20, resident_bytes: 50, device_bytes: 50, context: 512 };
@@ -152,17 +152,24 @@ def test_a_model_writes_while_its_weights_arrive(run):
       const made = new Model();
       calls[1].resolve(made);
       await soon();
-      const ready = [phase.value, entered.value, model.value === made, progress.value?.done];
+      const ready = [phase.value, entered.value, model.value === made, arriving.value];
       calls[1].options.onprogress(25, 100);
       const part = progress.value;
       made.resolve();
       await soon();
       const { bytes, of, done } = part;
-      return { opening, cache: calls[1].options.cache, ready, part: { bytes, of, done }, done: progress.value.done };
+      const settled = arriving.value;
+      session.startText(() => ({ next: () => new Promise(() => {}), tokens: [], stats: null }));
+      calls[1].options.onprogress(50, 100); // of what streams
+      const during = arriving.value;
+      calls[1].options.onprogress(100, 100);
+      const then = [settled, during, arriving.value];
+      return { opening, cache: calls[1].options.cache, ready, part: { bytes, of, done }, then };
     """)
     assert (got["opening"], got["cache"]) == ("opening", True)
-    assert got["ready"] == ["ready", True, True, False]
-    assert (got["part"], got["done"]) == ({"bytes": 25, "of": 100, "done": False}, True)
+    assert got["ready"] == ["ready", True, True, "weights"]
+    assert got["part"] == {"bytes": 25, "of": 100, "done": False}
+    assert got["then"] == [None, "pass", None]
 
 
 def test_a_load_that_is_cancelled_closes_what_comes_after_all(run):

@@ -13,7 +13,7 @@ import { StoragePanel } from "./storage-panel.js";
 import { Work } from "./work.js";
 import { chosenByText, lookForServed } from "./picker.js";
 import { effect, html, render, useEffect, useRef } from "./html.js";
-import { DEMO, choice, entered, examine, model, panel, phase, problem, progress, unexpected } from "./session.js";
+import { DEMO, arriving, choice, entered, examine, model, panel, phase, problem, unexpected } from "./session.js";
 
 const IDLE_MS = 3000;
 let kept = false;
@@ -75,7 +75,7 @@ function keepAddress() {
 
 /** The page itself is kept once it has nothing more urgent to fetch. */
 function keepPage() {
-  const idle = phase.value === "planned" || (phase.value === "ready" && progress.value?.done) || problem.value;
+  const idle = phase.value === "planned" || (phase.value === "ready" && !arriving.value) || problem.value;
   if (!idle) return;
   const before = phase.value;
   setTimeout(() => {

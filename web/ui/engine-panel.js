@@ -7,14 +7,14 @@ import { Notes } from "./notes.js";
 import { LoadProgress } from "./progress.js";
 import { Tiers } from "./tiers.js";
 import { html } from "./html.js";
-import { cancel, close, examined, lowerMemory, map, model, notes, phase, progress, speeds } from "./session.js";
+import { arriving, cancel, close, examined, lowerMemory, map, model, notes, phase, progress, speeds } from "./session.js";
 
 export function EnginePanel() {
-  const loading = phase.value === "opening" || (phase.value === "ready" && !progress.value?.done);
   return html`
     <div class="engine">
-      ${loading && html`<${LoadProgress} what=${phase.value === "opening" ? "Opening" : "Loading"} onCancel=${cancel} />`}
-      <${LayerMap} map=${map.value} examined=${examined.value} progress=${progress.value} />
+      ${arriving.value === "weights" && html`<${LoadProgress} what=${phase.value === "opening" ? "Opening" : "Loading"} onCancel=${cancel} />`}
+      ${arriving.value === "pass" && html`<${LoadProgress} what="First pass" />`}
+      <${LayerMap} map=${map.value} examined=${examined.value} progress=${arriving.value && progress.value} />
       <${Tiers} map=${map.value} />
       <${Meters} speeds=${speeds.value} map=${map.value} />
       ${model.value && html`<${Less} plan=${model.value.plan} />`}

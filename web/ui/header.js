@@ -4,7 +4,7 @@ import { Icon, Mark } from "./icons.js";
 import { MiniMap } from "./mini-map.js";
 import { Bar, loadState } from "./progress.js";
 import { html, useState } from "./html.js";
-import { choice, close, entered, examined, panel, phase, problem, progress, writing } from "./session.js";
+import { arriving, choice, close, entered, examined, panel, phase, problem, progress, writing } from "./session.js";
 import { THEMES, setTheme, theme } from "./theme.js";
 
 export function Header() {
@@ -21,7 +21,7 @@ export function Header() {
         <${Action} className=${work ? "wide-only" : ""} sign="help" label="About and help" onClick=${() => (panel.value = "about")} />
         <${ThemeButton} className=${work ? "wide-only" : ""} />
       </div>
-      ${work && progress.value && !progress.value.done && html`
+      ${work && arriving.value && progress.value && html`
         <${Bar} className="top-line" label="Weights" share=${progress.value.bytes / progress.value.of} />`}
     </header>`;
 }
@@ -57,6 +57,7 @@ function ModelState() {
 function state() {
   if (phase.value === "opening") return ["Opening", "top-dot-busy"];
   if (phase.value !== "ready") return [problem.value ? "Stopped" : "Closed", "top-dot-bad"];
-  if (!progress.value?.done) return [loadState(progress.value), "top-dot-busy"];
+  if (arriving.value === "weights") return [loadState(progress.value), "top-dot-busy"];
+  if (arriving.value === "pass") return [`Writing, first pass · ${loadState(progress.value)}`, "top-dot-busy"];
   return writing.value ? ["Writing", "top-dot-busy"] : ["Ready", ""];
 }

@@ -1,7 +1,7 @@
 // What a screen reader is told: how far things are, seldom and in few words.
 
 import { html, useEffect, useRef, useState } from "./html.js";
-import { choice, entered, examined, phase, progress, writing } from "./session.js";
+import { arriving, choice, entered, examined, phase, writing } from "./session.js";
 
 function state() {
   const name = choice.value?.name ?? "";
@@ -9,7 +9,7 @@ function state() {
   if (phase.value === "planned") return examined.value?.runs ? `${name} can run here; the plan is shown` : "";
   if (phase.value === "opening") return `Opening ${name}`;
   if (phase.value !== "ready" || writing.value) return "";
-  return !progress.value?.done ? `${name} can write; its weights are still arriving` : `${name} is ready`;
+  return arriving.value ? `${name} can write; its weights are still arriving` : `${name} is ready`;
 }
 
 export function Live() {

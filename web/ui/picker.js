@@ -26,11 +26,13 @@ const hrefOf = (ref) => (typeof ref !== "string" ? ref : /^hf:/i.test(ref) ? ref
 export function Picker() {
   const chosen = choice.value;
   const known = chosen && [DEMO.ref, ...served.value.map(({ url }) => url)].some((ref) => hrefOf(ref) === hrefOf(chosen.ref));
+  const list = useRef(null);
+  useEffect(() => show(list.current, list.current.querySelector("[aria-pressed=true]")), [chosen, served.value]);
   return html`
     <div class="pick">
       <${LinkField} />
       <div class="pick-head"><h2 class="pick-label">Or choose here<span class="wide-only">, or drop a file anywhere</span></h2><${FileButton} /></div>
-      <ul class="pick-list pick-more" aria-label="Models">
+      <ul class="pick-list pick-more" aria-label="Models" ref=${list}>
         ${chosen?.kind === "url" && !known && html`
           <${Item} sign="link" name=${chosen.name} facts=${chosen.ref} choice=${chosen} />`}
         ${chosen?.kind === "file" && html`
@@ -41,6 +43,14 @@ export function Picker() {
             choice=${{ kind: "served", name: one.name, ref: one.url }} />`)}
       </ul>
     </div>`;
+}
+
+/** Scroll the list, and nothing else, until the item is in sight. */
+function show(list, item) {
+  if (!item) return;
+  const { top, bottom } = list.getBoundingClientRect();
+  const at = item.getBoundingClientRect();
+  if (at.top < top || at.bottom > bottom) list.scrollTop += at.bottom - bottom + 16;
 }
 
 function factsOf({ architecture, n_parameters: n, runs, why_not: whyNot, error, title, name }) {

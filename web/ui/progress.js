@@ -2,7 +2,7 @@
 
 import { byteRate, bytesOf, percent, wait } from "./format.js";
 import { html } from "./html.js";
-import { cancel, progress } from "./session.js";
+import { progress } from "./session.js";
 
 const WAITING = "waiting for data"; // nothing has come for some seconds; the engine goes on trying
 
@@ -20,8 +20,8 @@ export function loadState(now) {
   return now.rate > 0 ? `${share} · ${byteRate(now.rate)}` : share;
 }
 
-/** @param {{what: string, onCancel?: () => void}} props what: what is done, "Loading weights" */
-export function LoadProgress({ what, onCancel = cancel }) {
+/** @param {{what: string, onCancel?: () => void}} props what: what is done, "Loading" */
+export function LoadProgress({ what, onCancel }) {
   const now = progress.value;
   const share = now ? now.bytes / now.of : 0;
   return html`
@@ -31,7 +31,7 @@ export function LoadProgress({ what, onCancel = cancel }) {
         <strong>${what}${now && ` · ${percent(share)}`}</strong>
         <span>${now && parts(now).join(" · ")}</span>
       </p>
-      <div><button type="button" class="button button-small" onClick=${onCancel}>Cancel</button></div>
+      ${onCancel && html`<div><button type="button" class="button button-small" onClick=${onCancel}>Cancel</button></div>`}
     </div>`;
 }
 

@@ -36,6 +36,7 @@ export class Progress {
   #say(now = performance.now() / 1000) {
     const seen = this.#seen;
     const of = this.#of;
+    if (!of) return;
     const bytes = Math.max(this.#bytes, Math.min(this.#fetched, 0.99 * of));
     seen.push([now, bytes]);
     while (seen.length > 2 && seen[1][0] < now - WINDOW_SECONDS) seen.shift();

@@ -5,13 +5,13 @@ import * as engine from "../wasmrt.js";
 import { MOVES, isFull, kindOf, problemOf, sentence } from "./errors.js";
 import { memoryText } from "./format.js";
 import { forEngine, soundOptions } from "./given.js";
-import { batch, signal } from "./html.js";
+import { batch, computed, signal } from "./html.js";
 import { store, stored } from "./local.js";
 import { Progress } from "./rates.js";
 import { NOTHING_YET, Watched } from "./watched.js";
 
 const SHORT_CONTEXT = 1024;
-const [POLL_MS, IDLE_POLL_MS] = [125, 2000]; // while something is read or written; else
+const [POLL_MS, IDLE_POLL_MS] = [125, 2000]; // while something is read or written, and else
 
 /** @type {{value: {kind: "demo" | "served" | "url" | "file", name: string, ref: string | File} | null}} */
 export const choice = signal(null);
@@ -32,6 +32,12 @@ export const map = signal(null);
 /** @type {{value: Watched | null}} */
 export const writing = signal(null);
 export const speeds = signal(NOTHING_YET);
+const settled = signal(false); // the weights that stay are there
+/** What is being read for the first time, if anything: "weights" that stay, or in a first "pass" those that stream. */
+export const arriving = computed(() => {
+  if (!settled.value) return ["opening", "ready"].includes(phase.value) ? "weights" : null;
+  return writing.value && progress.value?.done === false ? "pass" : null;
+});
 /** @type {{value: null | string}} which dialog is open: "storage", "about", "engine", "conversations" */
 export const panel = signal(null);
 /** Whether the chat is shown: from when a model first could write until another is chosen, through restarts. */
@@ -53,8 +59,7 @@ export async function examine(chosen) {
   batch(() => {
     choice.value = chosen;
     examined.value = null;
-    notes.value = [];
-    speeds.value = NOTHING_YET;
+    [notes.value, speeds.value] = [[], NOTHING_YET];
   });
   await plan();
 }
@@ -94,6 +99,7 @@ export async function load() {
   const before = model.value;
   const mine = begin("opening");
   model.value = map.value = progress.value = writing.value = null;
+  settled.value = false;
   const { resident_bytes: resident = 0, device_bytes: onGpu = 0 } = examined.value?.plan ?? {};
   const far = new Progress(resident + onGpu, (now) => attempt === mine && (progress.value = now));
   try {
@@ -109,7 +115,7 @@ export async function load() {
     batch(() => ((model.value = opened), (phase.value = "ready"), (entered.value = true)));
     watchMap(opened, far);
     await opened.loaded();
-    if (attempt === mine) progress.value = { bytes: resident, of: resident, rate: null, eta: 0, ...progress.value, done: true };
+    if (attempt === mine) settled.value = true;
   } catch (error) {
     if (attempt !== mine) return;
     if (!model.value) phase.value = unopened();
@@ -220,8 +226,8 @@ function runMove(move) {
 function note(text) {
   notes.value = [...notes.value.filter((one) => one !== text), text];
   if (!isFull(text)) return;
-  const moves = ["goOn", "room"].map(moveOf);
-  problem.value = { title: "This device's disk is full", text: sentence(text), kind: "DiskFull", moves };
+  const title = "This device's disk is full";
+  problem.value = { title, text: sentence(text), kind: "DiskFull", moves: ["goOn", "room"].map(moveOf) };
 }
 
 /** Follow where the model's bytes are, and see whether the engine still lives. */
@@ -231,11 +237,11 @@ async function watchMap(opened, far) {
       const now = await opened.map();
       if (model.value !== opened) return;
       map.value = now;
-      if (!progress.value?.done) far.fetched(now.tiers.network.bytes);
+      if (!settled.value) far.fetched(now.tiers.network.bytes);
       writing.value?.stalled(now.stalled_seconds);
       await new Promise((resolve) => {
         wake = resolve;
-        setTimeout(resolve, writing.value || !progress.value?.done ? POLL_MS : IDLE_POLL_MS);
+        setTimeout(resolve, writing.value || !settled.value ? POLL_MS : IDLE_POLL_MS);
       });
     }
   } catch (error) {

@@ -46,7 +46,7 @@ function Plan() {
 /** The one thing to do next. */
 function Go({ found }) {
   const [partly, setPartly] = useState(null); // the model of which only a part is to be kept
-  if (phase.value === "opening") return html`<div class="go"><${LoadProgress} what="Opening" /></div>`;
+  if (phase.value === "opening") return html`<div class="go"><${LoadProgress} what="Opening" onCancel=${cancel} /></div>`;
   const { bytes: needed = 0, quota, usage } = found?.download ?? {};
   const room = Math.max(0, (quota ?? Infinity) - (usage ?? 0));
   if (found?.runs && options.value.cache && choice.value.kind !== "file" && needed > room && partly !== found.name) {
