@@ -605,6 +605,24 @@ def test_what_is_kept_is_there_after_a_reload(page):
     """) == [0, 0]
 
 
+def test_what_was_cleared_is_not_kept_until_that_is_undone(page):
+    got = run(page, TALK + """
+      await keeper.want(true);
+      await talk("One", "1");
+      await keeper.save();
+      const counts = [keeper.records.value.length];
+      conversation.clear();
+      await keeper.save();
+      counts.push(keeper.records.value.length);
+      conversation.undo();
+      await keeper.save();
+      counts.push(keeper.records.value.length, keeper.records.value[0].messages.length);
+      await keeper.want(false);
+      return counts;
+    """)
+    assert got == [1, 0, 1, 2]
+
+
 def test_two_tabs_lose_nothing(page):
     """Another tab, here a keeper of its own on the same database, has changed the conversation that we save."""
     got = run(page, TALK + """

@@ -133,7 +133,7 @@ function Export({ record, label }) {
   };
   const markdown = () => save(toMarkdown(record, modelName.value), "md", "text/markdown");
   const json = () => save(toJson(record), "json", "application/json");
-  return html`<p class="chat-moves" role="group" aria-label=${label}><span class="chat-hint">${label} as</span>
+  return html`<p class="chat-moves" role="group" aria-label=${label}><span class="chat-hint">As</span>
     <button type="button" class="button button-small" onClick=${markdown}>Markdown</button>
     <button type="button" class="button button-small" onClick=${json}>JSON</button></p>`;
 }

@@ -58,8 +58,12 @@ export class Keeper {
     this.#timer = 0;
     const record = this.#conversation.record;
     const same = JSON.stringify(record);
-    if (!this.wanted.value || same === this.#saved || (!record.messages.length && !this.#times.has(record.id))) return;
+    if (!this.wanted.value || same === this.#saved) return;
     this.#saved = same;
+    if (!record.messages.length) {
+      if (this.#times.has(record.id)) await this.remove(record.id); // it was cleared
+      return;
+    }
     await this.put({ ...record, changed: Date.now() });
     rememberCurrent(this.#conversation.id.value);
   }

@@ -40,7 +40,7 @@ function FullMoves({ conversation }) {
     <${Move} first=${!conversation.canForget} needs=${false} label=${story ? "New story" : "New chat"} run=${() => turnTo(null)} />`;
 }
 
-const sentence = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
+const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 function Move({ first = false, label, run, needs = true }) {
   return html`<button type="button" class="button button-small ${first ? "button-primary" : ""}" disabled=${needs && !isFree.value} onClick=${run}>${label}</button>`;
