@@ -3,7 +3,7 @@
 import { sentence } from "./errors.js";
 import { Icon } from "./icons.js";
 import { html, useState } from "./html.js";
-import { notes } from "./session.js";
+import { examined, notes } from "./session.js";
 
 /** @param {{more?: string[]}} props more: of the plan */
 export function Notes({ more = [] }) {
@@ -12,10 +12,10 @@ export function Notes({ more = [] }) {
   return html`<ul class="notes">${all.map((text, i) => html`<li key=${i}>${sentence(text)}</li>`)}</ul>`;
 }
 
-/** The latest one, above the chat until it was read. */
+/** The latest one, above the chat until it was read; not those that the plan had already. */
 export function Notice() {
   const [read, setRead] = useState(0);
-  const { value: all } = notes;
+  const all = notes.value.filter((text) => !examined.value?.notes?.includes(text));
   if (all.length <= read) return null;
   return html`
     <div class="notice" role="status">
