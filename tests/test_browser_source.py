@@ -6,6 +6,7 @@ tests/browser/test_source.py has the real thing; here JavaScript's side is a few
 import asyncio
 import json
 import sys
+from contextvars import ContextVar
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -87,6 +88,19 @@ class FakeSource:
         self.closed += 1
 
 
+class Proxy:
+    """What JavaScript may call until it is destroyed."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *given):
+        self.function(*given)
+
+    def destroy(self):
+        self.function = None
+
+
 @pytest.fixture
 def page(monkeypatch):
     """What a page has of it: `made` are the sources that were opened, `opening` what Source.open does."""
@@ -120,7 +134,7 @@ def page(monkeypatch):
         AbortSignal=SimpleNamespace(timeout=lambda ms: ms),
         Object=SimpleNamespace(fromEntries=dict), fetch=fetch, Blob=SimpleNamespace(new=lambda parts: ("blob", parts)),
     )
-    ffi = SimpleNamespace(to_js=lambda value, **_: value, JsException=Thrown)
+    ffi = SimpleNamespace(to_js=lambda value, **_: value, JsException=Thrown, create_proxy=Proxy)
     files = SimpleNamespace(FS=SimpleNamespace(readFile=lambda path: f"content of {path}"))
     modules = {"source": SimpleNamespace(Source=SimpleNamespace(open=lambda *given: page.open(*given))),
                "storage": SimpleNamespace(list=kept)}
@@ -177,6 +191,32 @@ def test_what_cannot_be_checked_is_told(page, caplog, facts, told):
     caplog.clear()
     run(open_browser(SimpleNamespace(arrayBuffer=None)))  # a File
     assert caplog.text == ""
+
+
+def test_a_disk_that_is_full_is_told_to_who_opened_the_file(page, caplog):
+    """Also after the last read: what is kept is written behind them."""
+    request = ContextVar("request", default=0)
+    told = []
+
+    async def opened():
+        request.set(7)
+        return await BrowserSource.open("http://x/a.gguf", cache=True)
+
+    async def scene():
+        source = await asyncio.create_task(opened())
+        (made,) = page.made
+        caplog.handler.addFilter(lambda record: told.append(request.get()) or True)
+        made.oncache(SimpleNamespace(state="whole", why=""))
+        assert caplog.text == ""
+        made.oncache(SimpleNamespace(state="full", why="this origin may keep no more on the disk"))
+        listener = made.oncache
+        await source.close()
+        return made, listener
+
+    made, listener = run(scene())
+    assert "no more of 'http://x/a.gguf' is kept on this device: this origin may keep no more" in caplog.text
+    assert told == [7]
+    assert made.oncache is listener.function is None
 
 
 def test_bytes_go_to_a_place_or_a_view(page):

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 from urllib.parse import quote, unquote, urljoin
 
@@ -76,6 +77,7 @@ class BrowserSource:
         self.exposed = bool(js_source.exposed)
         self._js = js_source
         self._closed = False
+        self._listener: Any = None
 
     @classmethod
     async def open(cls, ref: Any, *, cache: bool = False, name: str | None = None) -> "BrowserSource":
@@ -97,6 +99,8 @@ class BrowserSource:
         source = cls(found)
         if isinstance(ref, str):
             source._tell_what_is_not_checked()
+        if cache:
+            source._tell_when_no_more_is_kept()
         return source
 
     @property
@@ -123,6 +127,19 @@ class BrowserSource:
             log.warning("%s: its server lets this page check %s; let it send %s", self.name, checked, wanted)
         elif not self._js.etag and not self._js.lastModified:
             log.warning("%s: its server sends no ETag and no Last-Modified: only another size tells a change", self.name)
+
+    def _tell_when_no_more_is_kept(self) -> None:
+        """The disk is written behind the reads, and may be full after the last of them."""
+        from pyodide.ffi import create_proxy
+
+        told = copy_context()  # a page's note belongs to the request that opened this file
+
+        def changed(state: Any) -> None:
+            if str(state.state) == "full":
+                told.run(log.warning, "no more of %s is kept on this device: %s", repr(self.name), state.why)
+
+        self._listener = create_proxy(changed)
+        self._js.oncache = self._listener
 
     async def bypass_cache(self) -> None:
         pass
@@ -155,7 +172,13 @@ class BrowserSource:
 
     async def close(self) -> None:
         self._closed = True
-        await _outcome(asyncio.ensure_future(self._js.close()), lambda: None)
+        try:
+            await _outcome(asyncio.ensure_future(self._js.close()), lambda: None)
+        finally:
+            if self._listener is not None:
+                self._js.oncache = None
+                self._listener.destroy()
+                self._listener = None
 
 
 async def _outcome(task: "asyncio.Future[Any]", cancel: Callable[[], None]) -> Any:
