@@ -15,7 +15,7 @@ import shutil
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -24,15 +24,20 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 from tests.browser.engines import CHROMIUM, missing
+from tests.browser.server import CORS
 from tests.conftest import skip_or_fail
+from tests.range_server import RangeServer
 from tests.serve_running import Running, running
-from tools.build_web import build
+from tools.build_web import build, files_of
 from wasmrt.serve.app import make_app
+from wasmrt.serve.offline import SERVICE_WORKER, list_files
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
-SECONDS = 60.0  # for what a person waits for, on a machine that is busy
+SECONDS = 30.0  # for what a person waits for, on a machine that is busy
 ONLY_CHROMIUM = pytest.mark.parametrize("browser", ["chromium"], indirect=True)  # and so in one worker with its other tests
 NETWORK = "Failed to load resource"  # what the console says of each request that fails; some tests want just that
+expect.set_options(timeout=SECONDS * 1000)
+
 # Of Chromium, off: pages that were left stay; and what it does by itself, such as asking how forms are to be filled in.
 FEATURES = ("BackForwardCache", "AutofillServerCommunication", "OptimizationHints", "Translate", "MediaRouter", "HttpsUpgrades",
             "PaintHolding", "DestroyProfileOnBrowserClose")
@@ -97,7 +102,7 @@ class Visit:
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.errors.append(message.text)
+            self.errors.append(f"{message.text} ({message.location.get('url')})")
 
     def go(self, query: str = "") -> "Visit":
         self.page.goto(self.url + query)
@@ -221,13 +226,29 @@ def launched(**more: Any) -> Iterator[Browser]:
             browser.close()
 
 
-def page_folder(folder: Path, before: Mapping[str, str] | None = None) -> Path:
-    """A copy of the page as it is built now, where scripts named in `before` begin with the text that is given."""
+def page_folder(folder: Path, before: Mapping[str, str] | None = None, instead: Sequence[tuple[str, str, str]] = ()) -> Path:
+    """A copy of the page as it is built now, whole also for its service worker.
+
+    before: text that scripts, by name, begin with; instead: (name, old, new) text.
+    """
     shutil.copytree(build(), folder)
     for name, text in (before or {}).items():
         path = folder / name
         path.write_text(text + path.read_text(encoding="utf-8"), encoding="utf-8")
+    for name, old, new in instead:
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text, f"{name} has no {old!r} any more"
+        (folder / name).write_text(text.replace(old, new), encoding="utf-8")
+    list_files(folder, [name for path in files_of(folder) if (name := path.relative_to(folder).as_posix()) != SERVICE_WORKER])
     return folder
+
+
+class Elsewhere(RangeServer):
+    """Another origin's models, which any page may read by range."""
+
+    def __init__(self, data: bytes | Path | Mapping[str, bytes | Path], **how: Any) -> None:
+        super().__init__(data, **how)
+        self.headers.update(CORS)
 
 
 # Of a module, not of the session: while Playwright runs, no other test of this process can run an event loop.

@@ -174,6 +174,7 @@ function Confirm({ text, yes, busy, onYes, onNo }) {
   useEffect(() => no.current?.focus(), []);
   const escape = (event) => {
     if (event.key !== "Escape") return;
+    event.preventDefault(); // or the dialog around it closes
     event.stopPropagation();
     onNo();
   };
