@@ -1,4 +1,4 @@
-// Light, dark, or as the system has it. Loaded before anything is painted, so it imports nothing that takes time.
+// Light, dark, or as the system has it. What was chosen is in place before anything is painted: ui/first.js.
 
 import { store, stored } from "./local.js";
 
