@@ -350,3 +350,20 @@ def test_flows_are_smoothed_and_end(call):
     for i in range(1, 200):
         seen = call("geometry.js", "follow", seen, at(800 * MIB), 8 + i / 8)
     assert seen["rates"]["network"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("it needs 7 MiB; raise --memory or lower --context", "it needs 7 MiB; raise the memory or lower the context."),
+        ("X.gguf failed; try a smaller --gpu-memory, or --device cpu", "X.gguf failed; try a smaller GPU memory, or the CPU."),
+        (
+            "lower --context, or halve it with --kv-type f16",
+            "Lower the context, or halve it with a cache of half the size (f16).",
+        ),
+        ("a file is not there!", "A file is not there!"),
+    ],
+)
+def test_messages_name_what_the_page_has(call, text, wanted):
+    """Not what a command line has."""
+    assert call("errors.js", "sentence", text).lower() == wanted.lower()

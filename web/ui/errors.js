@@ -83,8 +83,20 @@ export const MOVES = {
 /** What the engine notes when this origin may keep no more: it goes on without. */
 export const isFull = (note) => /no more of .+ is kept|may keep no more/.test(note);
 
-/** With a capital and an end, as the engine's messages have neither. A name, an address or a quotation stays as it begins. */
+// The engine names what can be chosen as a command line does.
+const CHOICES = [
+  [/--device (cpu|gpu)/g, (_, device) => `the ${device.toUpperCase()}`],
+  [/--kv-type f16/g, () => "a cache of half the size (f16)"],
+  [/(smaller )?--(gpu-)?memory/g, (_, smaller, gpu) => `${smaller ?? "the "}${gpu ? "GPU " : ""}memory`],
+  [/--context/g, () => "the context"],
+];
+
+/**
+ * With a capital and an end, as the engine's messages have neither, and with the page's names of what can be chosen. A name, an
+ * address or a quotation stays as it begins.
+ */
 export function sentence(text) {
+  text = CHOICES.reduce((all, [flag, words]) => all.replace(flag, words), text);
   const begun = /^[a-z]+[\s,;]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
   return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
 }

@@ -1,6 +1,7 @@
 // Why a text has ended before its end, and what a person can do then.
 
 import { isFree, turnTo } from "./chat-state.js";
+import { sentence } from "./errors.js";
 import { html } from "./html.js";
 import * as session from "./session.js";
 
@@ -10,7 +11,7 @@ export function Failure({ conversation, message, last }) {
   const full = kind === "ContextFull";
   const again = () => conversation.regenerate(message.id);
   return html`<div class="chat-end chat-end-bad" role=${last ? "alert" : undefined}>
-    <p><strong>${full ? "This is more than the model can hold." : "The answer broke off."}</strong> ${sentence(text)}</p>
+    <p><strong>${full ? "This is more than the model can hold." : "The answer broke off."}</strong> ${text && sentence(text)}</p>
     ${last && html`<p class="chat-moves">
       ${full ? html`<${FullMoves} conversation=${conversation} />` : html`<${Move} first label="Try again" run=${again} />`}
     </p>`}
@@ -39,8 +40,6 @@ function FullMoves({ conversation }) {
     ${larger && html`<${Move} label=${`Open it with a context of ${larger}`} run=${() => openLarger(larger)} />`}
     <${Move} first=${!conversation.canForget} needs=${false} label=${story ? "New story" : "New chat"} run=${() => turnTo(null)} />`;
 }
-
-const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 function Move({ first = false, label, run, needs = true }) {
   return html`<button type="button" class="button button-small ${first ? "button-primary" : ""}" disabled=${needs && !isFree.value} onClick=${run}>${label}</button>`;

@@ -1,5 +1,6 @@
 // What a plan says in words, and what the live map does. Pure.
 
+import { sentence } from "./errors.js";
 import { byteRate, bytes, count, listed, memoryText, percent, segmentName, wait, whole } from "./format.js";
 
 const REFUSED = {
@@ -106,10 +107,4 @@ export function hintOf({ placed, stay, n_placed: done }, n, live, loading) {
 
 function lower(text) {
   return text[0].toLowerCase() + text.slice(1);
-}
-
-/** With a capital and an end, as errors have neither. */
-function sentence(text) {
-  const whole = text[0].toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }

@@ -1,6 +1,7 @@
 // What this origin keeps on the visitor's own disk: each model and how much of it, the room there is, and how to delete.
 
 import { estimate, list, persist, remove } from "../storage.js";
+import { sentence } from "./errors.js";
 import { bytes, bytesOf, percent } from "./format.js";
 import { html, useEffect, useId, useRef, useState } from "./html.js";
 
@@ -107,7 +108,6 @@ function NoDisk({ why }) {
     </div>`;
 }
 
-const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 
 /** All that the origin keeps against all that it may keep: models in the accent's colour, the page's own parts beside them. */
 function Room({ models, usage, quota }) {
