@@ -76,7 +76,8 @@ export function choose(changes) {
 async function plan() {
   const mine = begin("examining");
   try {
-    const found = await engine.examine(choice.value.ref, { ...forEngine(options.value), signal: mine.signal, onnote: note });
+    const { cache } = options.value;
+    const found = await engine.examine(choice.value.ref, { ...forEngine(options.value), cache, signal: mine.signal, onnote: note });
     if (attempt !== mine) return;
     const { memory, gpuMemory, context } = options.value;
     const mayLift = carried && (memory || gpuMemory || context) && ["BudgetError", "ContextFull"].includes(found.kind);

@@ -1,6 +1,7 @@
 // What this origin keeps on the visitor's own disk: each model and how much of it, the room there is, and how to delete.
 
 import { estimate, list, persist, remove } from "../storage.js";
+import { forget } from "../wasmrt.js";
 import { sentence } from "./errors.js";
 import { bytes, bytesOf, percent } from "./format.js";
 import { html, useEffect, useId, useRef, useState } from "./html.js";
@@ -45,6 +46,7 @@ export function StoragePanel({ inUse = "", revision }) {
   const drop = async (models) => {
     setBusy(true);
     const failed = [];
+    await forget(); // the one that was examined: its beginnings are kept, too
     for (const model of models) await remove(model.key, WORKER).catch(() => failed.push(model));
     await look();
     setBusy(false);
