@@ -105,7 +105,7 @@ def test_a_model_is_examined_with_what_was_chosen(run):
       return { during, after: [calls[0].ref, notes.value], asked, again, next: calls[1].options.memory };
     """)
     assert got["during"] == "examining"
-    assert got["asked"] == {"device": "cpu", "context": 256}
+    assert got["asked"] == {"device": "cpu", "context": 256, "cache": False}
     assert got["after"] == ["https://models.example/m.gguf", ["a note"]]
     assert got["again"] == [2, "examining", "m.gguf"]  # keeping a copy changes no plan, which is seen until there is another
     assert got["next"] == "9MiB"

@@ -10,8 +10,9 @@ export function soundOptions(stored) {
 }
 
 /** @param {typeof FIRST_OPTIONS} options @returns {import("../wasmrt.js").OpenOptions} without those that are left to the engine */
-export function forEngine({ device, memory, gpuMemory, context, threads, kvType }) {
-  const given = { device, memory, gpuMemory, context: context && Number(context), threads: threads && Number(threads), kvType };
+export function forEngine(options) {
+  const { context, threads } = options;
+  const given = { ...options, context: context && Number(context), threads: threads && Number(threads) };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== ""));
 }
 

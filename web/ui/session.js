@@ -76,8 +76,7 @@ export function choose(changes) {
 async function plan() {
   const mine = begin("examining");
   try {
-    const { cache } = options.value;
-    const found = await engine.examine(choice.value.ref, { ...forEngine(options.value), cache, signal: mine.signal, onnote: note });
+    const found = await engine.examine(choice.value.ref, { ...forEngine(options.value), signal: mine.signal, onnote: note });
     if (attempt !== mine) return;
     const { memory, gpuMemory, context } = options.value;
     const mayLift = carried && (memory || gpuMemory || context) && ["BudgetError", "ContextFull"].includes(found.kind);
@@ -107,7 +106,6 @@ export async function load() {
     await before?.close();
     const opened = await engine.open(choice.value.ref, {
       ...forEngine(options.value),
-      cache: options.value.cache,
       signal: mine.signal,
       onnote: note,
       onprogress: (bytes, of) => far.there(bytes, of),
