@@ -157,12 +157,11 @@ def files(site, tmp_path) -> Iterator[Files]:
 
 def publish(folder: Path, **texts: str) -> None:
     """A new version, where ui/NAME.js is this text, and the list that goes with it."""
+    later = max(path.stat().st_mtime for path in folder.rglob("*.js")) + 2  # the server tells versions by the second
     for name, text in texts.items():
         (folder / "ui" / f"{name}.js").write_text(text)
     (line,) = (line for line in (folder / SERVICE_WORKER).read_text().splitlines() if line.startswith("const LIST = "))
     list_files(folder, list(json.loads(line.removeprefix("const LIST = ").removesuffix(";"))["files"]))
-    # The server tells versions by the second.
-    later = max(path.stat().st_mtime for path in folder.rglob("*.js")) + 2
     for path in (folder / SERVICE_WORKER, *(folder / "ui" / f"{name}.js" for name in texts)):
         os.utime(path, (later, later))
 
