@@ -8,7 +8,7 @@ export function About() {
       <section>
         <h3>What happens here</h3>
         <p>wasmrt runs language models in this tab: Python and the kernels are WebAssembly, and where the browser has WebGPU the graphics
-          card computes. Any GGUF file works as it is, without conversion.</p>
+          card computes. A GGUF file is used as it is, without conversion; what of it is not supported, the plan says.</p>
       </section>
       <section>
         <h3>Larger than memory</h3>

@@ -7,9 +7,9 @@ import { servedModels } from "./served.js";
 import { DEMO, choice, examine, sentBack } from "./session.js";
 
 const EXAMPLES = [
-  ["Qwen 2.5 0.5B", "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf"],
+  ["SmolLM2 360M", "hf:bartowski/SmolLM2-360M-Instruct-GGUF/SmolLM2-360M-Instruct-Q8_0.gguf"],
   ["Llama 3.2 1B", "hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf"],
-  ["Qwen 2.5 7B", "hf:bartowski/Qwen2.5-7B-Instruct-GGUF/Qwen2.5-7B-Instruct-Q4_K_M.gguf"],
+  ["Llama 3.1 8B", "hf:bartowski/Meta-Llama-3.1-8B-Instruct-GGUF/Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf"],
 ];
 
 /** Those of this page's own host. */

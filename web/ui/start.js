@@ -17,16 +17,16 @@ export function Start() {
     <div class="start">
       <div class="start-pick">
         <div class="hero">
-          <h1>Any GGUF model, in this tab.</h1>
+          <h1>GGUF models, in this tab.</h1>
           <p>Private: what you write never leaves it. Models larger than your memory run too, streamed in layer by layer.</p>
         </div>
         <${Picker} />
       </div>
-      <${Plan} />
-      <div class="start-go" role="group" aria-label="Choices">
-        <${Options} />
+      <div class="start-side">
+        <${Plan} />
         <${Go} found=${examined.value} />
       </div>
+      <div class="start-options" role="group" aria-label="Choices"><${Options} /></div>
     </div>`;
 }
 
