@@ -362,6 +362,19 @@ def test_what_was_examined_is_closed(opens, monkeypatch, tmp_path):
     assert opens["closed"][-1] == str(second)
 
 
+@pytest.mark.parametrize("options", [{"device": "plum"}, {"memory": "plum"}, {"plum": 1}, {"device": "cpu", "memory": 1}])
+def test_what_was_examined_is_closed_if_it_cannot_be_opened(opens, options):
+    """Whatever speaks against it, and however early: an open file could not be deleted, nor be had by another tab."""
+    ref = str(demo_model())
+
+    async def test(other):
+        await other.ask(do="examine", ref=ref, options={"device": "cpu"})
+        assert "kind" in await other.ask(do="open", ref=ref, options=options)
+        assert set(opens["closed"]) == {ref}
+
+    converse(test)
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [

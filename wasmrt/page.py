@@ -159,10 +159,15 @@ class Page:
             if known is not None:
                 known.leave()
                 if (known.key, known.cache) == (key, options.get("cache", True)):
-                    ref = known.opened  # whoever opens it closes it, also if that fails
+                    ref = known.opened
                 else:
                     await known.opened.source.close()
-        model = await engine.open(ref, **options, wait=False, progress=progress)
+        try:
+            model = await engine.open(ref, **options, wait=False, progress=progress)
+        except BaseException:
+            if isinstance(ref, Opened):  # options may be refused before the engine has it
+                await ref.source.close()
+            raise
         self._models[number], self._keys[number] = model, key
         return {"name": model.name, "config": model.config.as_dict(), "plan": model.plan.as_dict()}
 
