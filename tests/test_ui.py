@@ -367,3 +367,21 @@ def test_flows_are_smoothed_and_end(call):
 def test_messages_name_what_the_page_has(call, text, wanted):
     """Not what a command line has."""
     assert call("errors.js", "sentence", text).lower() == wanted.lower()
+
+
+# What addresses name
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/a/b.gguf", "b.gguf"), ("/a%20b/%C3%A4.gguf", "ä.gguf"), ("/%zz/50%.gguf", "50%.gguf"), ("/%E4.gguf", "%E4.gguf"), ("/", "")],
+)
+def test_an_address_names_a_file_whatever_is_in_it(call, path, name):
+    """A link that is not well made would otherwise keep the page from starting."""
+    assert call("given.js", "lastName", path) == name
+
+
+def test_of_a_list_of_models_those_with_an_address_are_taken(call):
+    given = [None, 7, "x", [], {}, {"url": 7}, {"url": "http://["}, {"url": "models/a.gguf", "size": 3}, {"url": "https://b/c.gguf"}]
+    found = call("served.js", "withAddresses", given, "https://a.example/key/")
+    assert found == [{"url": "https://a.example/key/models/a.gguf", "size": 3}, {"url": "https://b/c.gguf"}]

@@ -16,6 +16,16 @@ export function forEngine(options) {
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== ""));
 }
 
+/** What people call the file at an address: the end of its path. An address may have what is no encoding of a text. */
+export function lastName(pathname) {
+  const name = pathname.slice(pathname.lastIndexOf("/") + 1);
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
+}
+
 /** Bytes of "700MiB", "1.5 GB", "123"; null for what is no amount. The same rule as the engine's, options.py. */
 export function parseBytes(text) {
   const [, whole, fraction, unit] = /^\s*(\d{1,18})(\.\d{1,9})?\s*([kmgt]?i?)b?\s*$/i.exec(text) ?? [];

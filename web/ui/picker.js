@@ -1,6 +1,7 @@
 // Choosing a model: the demo, one of this server's, a link, a file.
 
 import { bytes, count } from "./format.js";
+import { lastName } from "./given.js";
 import { Icon } from "./icons.js";
 import { html, signal, useEffect, useId, useRef, useState } from "./html.js";
 import { servedModels } from "./served.js";
@@ -119,7 +120,7 @@ export function chosenByText(text) {
   const url = URL.canParse(text) ? new URL(text) : /^[^\s]+\.gguf$/i.test(text) ? new URL(text, document.baseURI) : null;
   if (!url || !/^https?:$/.test(url.protocol)) return null;
   if (url.href === hrefOf(DEMO.ref)) return DEMO;
-  return { kind: "url", name: decodeURIComponent(url.pathname.split("/").pop()) || url.host, ref: text };
+  return { kind: "url", name: lastName(url.pathname) || url.host, ref: text };
 }
 
 export const chosenByFile = (file) => ({ kind: "file", name: file.name, ref: file });

@@ -9,9 +9,15 @@ const LISTS = ["models", "models.json"]; // relative to the page, which may lie 
 export async function servedModels() {
   for (const path of LISTS) {
     const models = await listAt(new URL(path, document.baseURI));
-    if (models) return models.map((model) => ({ ...model, url: new URL(model.url, document.baseURI).href }));
+    if (models) return withAddresses(models, document.baseURI);
   }
   return [];
+}
+
+/** Those of a list that have an address, with all of it: a list may be anybody's file. @param {any[]} models @param {string} base */
+export function withAddresses(models, base) {
+  const sound = models.filter((model) => typeof model?.url === "string" && URL.canParse(model.url, base));
+  return sound.map((model) => ({ ...model, url: new URL(model.url, base).href }));
 }
 
 /** @param {URL} url @returns {Promise<object[] | null>} null: there is no list */
