@@ -33,7 +33,7 @@ from wasmrt.serve.app import make_app
 from wasmrt.serve.offline import SERVICE_WORKER, list_files
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
-SECONDS = 30.0  # for what a person waits for, on a machine that is busy
+SECONDS = 90.0  # for what a person waits for, on a machine that is busy: a plan for a GPU compiles on it
 ONLY_CHROMIUM = pytest.mark.parametrize("browser", ["chromium"], indirect=True)  # and so in one worker with its other tests
 NETWORK = "Failed to load resource"  # what the console says of each request that fails; some tests want just that
 expect.set_options(timeout=SECONDS * 1000)
