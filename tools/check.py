@@ -15,7 +15,7 @@ BROWSERS = "tests/browser"
 
 def main(pytest_arguments: list[str]) -> int:
     workers = str(os.cpu_count() or 1)
-    pytest = ["pytest", "-n", workers, "--dist", "loadgroup"]
+    pytest = ["pytest", "-n", workers, "--dist", "loadgroup", "--durations=20", "--durations-min=5"]
     checks = {"ruff": ["ruff", "check", "."], "mypy": ["mypy"], "wgsl": ["tools.lint_wgsl"]}
     if pytest_arguments:
         checks["pytest"] = [*pytest, *pytest_arguments]
