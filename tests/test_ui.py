@@ -374,7 +374,7 @@ def test_messages_name_what_the_page_has(call, text, wanted):
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("/a/b.gguf", "b.gguf"), ("/a%20b/%C3%A4.gguf", "ä.gguf"), ("/%zz/50%.gguf", "50%.gguf"), ("/%E4.gguf", "%E4.gguf"), ("/", "")],
+    [("/b.gguf", "b.gguf"), ("/b/%C3%A4.gguf", "ä.gguf"), ("/%z/50%.gguf", "50%.gguf"), ("/%E4.gguf", "%E4.gguf"), ("/", "")],
 )
 def test_an_address_names_a_file_whatever_is_in_it(call, path, name):
     """A link that is not well made would otherwise keep the page from starting."""
