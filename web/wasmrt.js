@@ -6,7 +6,8 @@
  *     for await (const piece of model.generate("Once upon a time", { maxTokens: 64 })) show(piece);
  *     await model.close();
  *
- * `examine` says before whether it will run, and how. All models of a page share one worker (engine-worker.js), which ends some seconds after the last of them was closed.
+ * `examine` says before whether it will run, and how. All models of a page share one worker (engine-worker.js), which ends some
+ * seconds after the last of them was closed.
  */
 
 const PING_SECONDS = 5;
@@ -305,7 +306,11 @@ export async function examine(ref, { onnote, signal, ...options } = {}) {
 
 /** Let go of what was examined, so that its copy on this origin's disk can be deleted. @returns {Promise<void>} */
 export async function forget() {
-  await Engine.askIfRunning({ do: "forget" });
+  try {
+    await Engine.askIfRunning({ do: "forget" });
+  } catch (error) {
+    if (error.kind !== "EngineStopped") throw error; // then it is closed too
+  }
 }
 
 const keys = new WeakMap(); // File, Blob or bytes -> how the engine knows it again
