@@ -273,6 +273,15 @@ def test_a_text_is_measured_while_somebody_reads_it(run):
     assert got["moves"] == ["Load it with a longer context", "Dismiss"]
 
 
+def test_a_text_that_waited_until_its_model_was_closed_is_broken_off(run):
+    got = run("""
+      await opened();
+      await session.close();
+      try { session.startText((model) => model.chat([])); } catch (error) { return [error.name, writing.value, problem.value]; }
+    """)
+    assert got == ["AbortError", None, None]
+
+
 def test_a_full_disk_is_a_choice(run):
     got = run("""
       await opened();

@@ -86,7 +86,7 @@ function keepPage() {
 }
 
 export function start(root) {
-  addEventListener("error", ({ error, message }) => error && unexpected(error ?? new Error(message)));
+  addEventListener("error", ({ error }) => error && unexpected(error));
   addEventListener("unhandledrejection", ({ reason }) => unexpected(reason));
   root.replaceChildren();
   render(html`<${App} />`, root);

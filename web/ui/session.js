@@ -144,6 +144,7 @@ export async function lowerMemory(memory) {
  * @returns {Watched} to be read like the Generation: `for await`, stop(), text, tokens, stats
  */
 export function startText(run) {
+  if (!model.value) throw new DOMException("the model was closed before the text could begin", "AbortError"); // texts wait in line
   const text = new Watched(
     run(model.value),
     (now) => (speeds.value = now),
