@@ -231,9 +231,24 @@ def test_a_broken_mark_is_refused_unless_forced(page, site, mark):
 def test_a_mark_that_names_files_elsewhere_deletes_none(page, site, tmp_path):
     site.mkdir()
     (tmp_path / "mine.txt").write_text("mine")
-    (site / MARK).write_text(json.dumps({"files": ["../mine.txt", str(tmp_path / "mine.txt"), 7]}))
-    export(site, page=page)
+    (site / "models").mkdir()
+    names = ["../mine.txt", str(tmp_path / "mine.txt"), str(site / "index.html"), "", ".", "models", "a\0b", 7]
+    (site / MARK).write_text(json.dumps({"files": names}))
+    linked = tmp_path / "linked"
+    linked.symlink_to(site)
+    export(linked, page=page)
     assert (tmp_path / "mine.txt").is_file()
+    assert "index.html" in names_in(site)
+
+
+def test_a_mark_that_is_a_link_is_not_written_through(page, site, tmp_path):
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"files": []}')
+    site.mkdir()
+    (site / MARK).symlink_to(mine)
+    export(site, page=page)
+    assert mine.read_text() == '{"files": []}'
+    assert "index.html" in json.loads((site / MARK).read_text())["files"]
 
 
 def test_what_cannot_be_written_to_is_one_line(page, tmp_path, model):

@@ -134,7 +134,7 @@ def _prepare(folder: Path, page: Path, force: bool) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         written = json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]
-        return [name for name in written if isinstance(name, str) and (folder / name).resolve().is_relative_to(real)]
+        return [name for name in written if isinstance(name, str) and _is_file_in(real, name)]
     except FileNotFoundError:
         if force or not any(folder.iterdir()):
             return []
@@ -146,8 +146,18 @@ def _prepare(folder: Path, page: Path, force: bool) -> list[str]:
         raise SourceError(f"cannot export to {str(folder)!r}: its {MARK} is broken; delete it, and add --force") from error
 
 
+def _is_file_in(folder: Path, name: str) -> bool:
+    """Whether a mark, which may be anybody's, names a file of this very folder."""
+    path = folder / name
+    return not Path(name).is_absolute() and path.is_file() and path.resolve().is_relative_to(folder)
+
+
 def _mark(folder: Path, files: list[str]) -> None:
-    (folder / MARK).write_text(json.dumps({"wasmrt": __version__, "files": files}, indent=1) + "\n", encoding="utf-8")
+    """Replaced as a whole: half of one would be in the way of the next export, and a link there is not written through."""
+    part = folder / f"{MARK}.part"
+    part.unlink(missing_ok=True)
+    part.write_text(json.dumps({"wasmrt": __version__, "files": files}, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / MARK)
 
 
 def _put_model(path: Path, target: Path, progress: Callable[[int], None]) -> bool:
