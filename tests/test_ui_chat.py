@@ -405,6 +405,29 @@ def test_of_an_imported_file_only_what_is_known_is_taken(run):
     assert set(got) == {"id", "name", "mode", "system", "settings", "messages", "forgotten", "draft", "changed"}
 
 
+def test_what_another_tab_forgets_is_kept_by_this_one_no_more(run):
+    got = run("""
+      const there = { "wasmrt.keep": "true" };
+      const heard = {};
+      Object.assign(globalThis, {
+        localStorage: { getItem: (name) => there[name] ?? null },
+        addEventListener: (name, listener) => (heard[name] = listener),
+        document: { addEventListener() {} },
+        indexedDB: { open() { throw new Error("forbidden"); } },
+      });
+      const { Keeper } = await import("./keeping.js");
+      const keeper = new Keeper(talk);
+      await keeper.start();
+      const tell = (key) => (heard.storage({ key }), keeper.wanted.value);
+      const before = tell("wasmrt.keep");
+      delete there["wasmrt.keep"];
+      const found = [before, tell("wasmrt.theme"), tell("wasmrt.keep")];
+      there["wasmrt.keep"] = "true";
+      return [...found, tell("wasmrt.keep")];
+    """)
+    assert got == [True, True, False, False]  # nor does it begin to keep what somebody said in a tab that kept nothing
+
+
 @pytest.mark.parametrize(("name", "good", "bad"), [
     ("temperature", ["0", "0.7", "1,5", "100"], ["", "-0.1", "x", "Infinity", "NaN"]),
     ("topK", ["0", "40", "100000"], ["", "-1", "1.5"]),

@@ -1,7 +1,7 @@
 // Conversations on this device, if the person wants that: IndexedDB, which may be forbidden, full, or emptied at any time.
 
 import { effect, signal } from "./html.js";
-import { store, stored } from "./local.js";
+import { onStoredElsewhere, store, stored } from "./local.js";
 import { newId } from "./conversation-text.js";
 import { soundRecord } from "./records.js";
 
@@ -38,6 +38,8 @@ export class Keeper {
       if (this.wanted.value) this.#timer ||= setTimeout(() => this.save(), soon);
     });
     addEventListener("pagehide", () => this.save());
+    // All were forgotten for good: this tab's is not to come back.
+    onStoredElsewhere("keep", () => (this.wanted.value &&= stored("keep", false) === true));
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "hidden") this.save();
       else if (this.wanted.value) this.#list(); // of another tab
@@ -85,13 +87,13 @@ export class Keeper {
   }
 
   async remove(id) {
-    await this.#try((table) => done(table.delete(id)));
+    if (!(await this.#try((table) => done(table.delete(id))))) return; // what is still there is shown
     this.#times.delete(id);
     this.#show(this.records.value.filter((record) => record.id !== id));
   }
 
   async removeAll() {
-    await this.#try((table) => done(table.clear()));
+    if (!(await this.#try((table) => done(table.clear())))) return;
     this.#times.clear();
     this.#saved = null;
     rememberCurrent(undefined);

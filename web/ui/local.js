@@ -21,3 +21,8 @@ export function store(name, value) {
     return false;
   }
 }
+
+/** Call back when another tab has stored or forgotten something under this name. @param {string} name @param {() => void} callback */
+export function onStoredElsewhere(name, callback) {
+  addEventListener("storage", ({ key }) => key === PREFIX + name && callback());
+}
