@@ -702,9 +702,12 @@ async function look(folder, key) {
   return { ...found, present, whole: present.runEnd(0) === found.size && found.size > 0 };
 }
 
-/** Both files go. Throws NoModificationAllowedError if someone has them open. */
+/**
+ * Both files go. Throws NoModificationAllowedError if someone has them open: then both stay. The data is first, as who reads what is
+ * whole has no map open; a map alone is not believed.
+ */
 async function remove(folder, key) {
-  for (const name of [`${key}.map`, `${key}.gguf`]) {
+  for (const name of [`${key}.gguf`, `${key}.map`]) {
     await folder.removeEntry(name).catch((error) => {
       if (error.name !== "NotFoundError") throw error;
     });

@@ -830,6 +830,19 @@ def test_a_second_tab_reads_from_the_network(disk, server):
     assert disk.read() == DATA[AT : AT + N]
 
 
+def test_what_is_whole_and_in_use_stays_whole(disk, server):
+    keep_all(disk, server)
+    assert disk.opened(server.url, cache=True)["cache"]["state"] == "whole"
+    got = disk.run(
+        """const { list, remove } = await import("/storage.js");
+        const [{ key }] = await list(args.worker);
+        const error = await told(remove(key, args.worker));
+        return [error, await list(args.worker)];""",
+    )
+    assert "in use" in got[0]["message"]
+    assert [one["whole"] for one in got[1]] == [True]
+
+
 @pytest.mark.parametrize("browser", ["chromium"], indirect=True)
 def test_tabs_share_what_is_whole(disk, server):
     """Chromium alone knows handles that only read."""
