@@ -43,7 +43,7 @@ self.addEventListener("fetch", (event) => {
 let whole = null; // a promise: whether all files of this version are kept
 
 async function answer(request, name) {
-  const kept = await keptAnswer(name).catch(() => null); // a disk that fails leaves the network
+  const kept = await keptAnswer(name).catch(() => (whole = null)); // a disk that fails leaves the network, and is asked again
   if (kept) return kept;
   const response = await fetch(request);
   if (response.status !== 200 || response.type !== "basic" || response.headers.has("cross-origin-embedder-policy")) return response;
