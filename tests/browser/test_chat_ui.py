@@ -147,8 +147,9 @@ def test_markdown_is_formatted(page):
     assert faults(page) == []
 
 
-def test_a_growing_text_ends_up_like_one_that_was_there_at_once(page):
-    """At every length: the cuts between what stays and what is drawn anew go through all kinds of blocks."""
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_growing_text_ends_up_like_one_that_was_there_at_once(page, end):
+    """At every length: the cuts between what stays and what is drawn anew go through all kinds of blocks and ends of lines."""
     got = run(page, """
       const { MarkdownView } = await import("/ui/markdown.js");
       const place = document.createElement("div");
@@ -161,8 +162,10 @@ def test_a_growing_text_ends_up_like_one_that_was_there_at_once(page):
         if (whole.innerHTML !== place.innerHTML) wrong.push([n, place.innerHTML, whole.innerHTML]);
         whole.remove();
       }
+      const plain = await markdown(args.plain);
+      if (plain.innerHTML !== place.innerHTML) wrong.push([plain.innerHTML, place.innerHTML]);
       return wrong.slice(0, 1);
-    """, text=EVERYTHING)
+    """, text=EVERYTHING.replace("\n", end), plain=EVERYTHING)
     assert got == []
 
 

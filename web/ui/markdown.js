@@ -35,6 +35,7 @@ export class MarkdownView {
 
   /** Show this text; of a long one the rest comes soon. One that does not begin with what was shown before is drawn anew. */
   draw(text) {
+    if (text.includes("\r")) text = text.replace(/\r\n?/g, "\n"); // marked does, and then counts fewer characters
     if (!text.startsWith(this.#text)) this.#restart();
     this.#text = text;
     if (!this.#more) this.#slice();
