@@ -13,19 +13,20 @@ const SECONDS = 60;
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const squeezed = (text) => text.replace(/\s+/g, " ").trim();
 
-export async function visit(url, note) {
+/** The page, as who has not been there finds it. */
+export async function visit(url) {
+  localStorage.clear();
   document.querySelector("iframe")?.remove();
   const frame = Object.assign(document.createElement("iframe"), { src: url });
   Object.assign(frame.style, { width: "1200px", height: "850px" });
   document.documentElement.append(frame);
   await new Promise((resolve) => (frame.onload = resolve));
-  return new Person(frame, note);
+  return new Person(frame);
 }
 
 class Person {
-  constructor(frame, note) {
+  constructor(frame) {
     this.frame = frame;
-    this.note = note;
     this.window = frame.contentWindow;
     this.document = frame.contentDocument;
   }
@@ -41,7 +42,6 @@ class Person {
       const value = holds();
       if (value) return value;
       if (performance.now() > end) throw new Error(`not within ${seconds} s: ${what}\n${this.text()}`);
-      this.note?.(what);
       await sleep(50);
     }
   }
