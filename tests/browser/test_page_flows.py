@@ -271,10 +271,10 @@ def test_a_server_dies_while_a_model_loads_and_comes_back(visit, elsewhere):
 
 
 def test_a_server_dies_and_stays_away_until_one_tries_again(visits, elsewhere, tmp_path):
-    """The page waits for two minutes, which are two seconds here."""
+    """The page waits for two minutes, which are six seconds here: after five it is not tried anew by the engine."""
     hasty = page_folder(tmp_path / "web", instead=[
-        ("prefetch-worker.js", "totalSeconds: 120", "totalSeconds: 2"),
-        ("prefetch-worker.js", "stallSeconds: 60", "stallSeconds: 2"),
+        ("prefetch-worker.js", "totalSeconds: 120", "totalSeconds: 6"),
+        ("prefetch-worker.js", "stallSeconds: 60", "stallSeconds: 6"),
     ])
     with running(make_app(page=hasty)) as server:
         visit = visits(server.url)
@@ -308,7 +308,7 @@ def test_the_disk_is_full(visit, elsewhere):
     usage = session.send("Storage.getUsageAndQuota", origin)["usage"]
     session.send("Storage.overrideQuotaForOrigin", {**origin, "quotaSize": usage + 2_000_000})
     check_link(visit, elsewhere.url)
-    visit.sees("disk is full")
+    visit.sees("no room for a copy")
     planned(visit)
     visit.button("Make room…").click()
     storage = visit.role("dialog", "Storage")
@@ -316,7 +316,7 @@ def test_the_disk_is_full(visit, elsewhere):
     storage.get_by_role("alertdialog").get_by_role("button", name="Delete").click()
     visit.sees("demo.gguf: deleted")
     storage.get_by_role("button", name="Close").click()
-    visit.sees_no("disk is full")
+    visit.sees_no("no room for a copy")
     load(visit)
     ready(visit)
     visit.sees("may keep no more on the disk")

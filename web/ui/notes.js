@@ -1,13 +1,14 @@
 // What the engine had to say besides.
 
-import { sentence } from "./errors.js";
+import { isFull, sentence } from "./errors.js";
 import { Icon } from "./icons.js";
 import { html, useState } from "./html.js";
-import { examined, notes } from "./session.js";
+import { examined, notes, problem } from "./session.js";
 
 /** @param {{more?: string[]}} props more: of the plan */
 export function Notes({ more = [] }) {
-  const all = [...new Set([...more, ...notes.value])];
+  const told = problem.value?.kind === "DiskFull"; // with its moves
+  const all = [...new Set([...more, ...notes.value])].filter((text) => !told || !isFull(text));
   if (!all.length) return null;
   return html`<ul class="notes">${all.map((text, i) => html`<li key=${i}>${sentence(text)}</li>`)}</ul>`;
 }

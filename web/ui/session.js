@@ -226,7 +226,7 @@ function runMove(move) {
 function note(text) {
   notes.value = [...notes.value.filter((one) => one !== text), text];
   if (!isFull(text)) return;
-  const title = "This device's disk is full";
+  const title = "There is no room for a copy";
   problem.value = { title, text: sentence(text), kind: "DiskFull", moves: ["goOn", "room"].map(moveOf) };
 }
 
