@@ -1,6 +1,7 @@
 """The worker's Python side, without a page: its messages, in the order in which a page would see them."""
 
 import asyncio
+import contextvars
 import json
 import logging
 from array import array
@@ -360,6 +361,37 @@ def test_what_was_examined_is_closed(opens, monkeypatch, tmp_path):
 
     converse(test)
     assert opens["closed"][-1] == str(second)
+
+
+def test_what_a_file_has_to_say_is_told_to_the_last_who_asked_for_it(monkeypatch):
+    """Also where another request had opened it: a disk may be full after the last read."""
+    contexts = []
+    opening = page_module.open_model
+
+    async def open_seen(*args):
+        contexts.append(contextvars.copy_context())
+        return await opening(*args)
+
+    monkeypatch.setattr(page_module, "open_model", open_seen)
+
+    async def test(other):
+        ref = str(demo_model())
+
+        def asker():
+            contexts[-1].run(logging.getLogger("wasmrt").warning, "full")
+            return next(number for number, heard in other.heard.items() if heard[-1].pop("note", None))
+
+        for _ in range(2):
+            await other.ask(do="examine", ref=ref, options={"device": "cpu"})
+            assert asker() == other.last
+        number = await other.open()
+        assert (asker(), len(contexts)) == (number, 1)
+        await other.ask(do="close", model=number)
+        await other.ask(do="examine", ref=ref, options={"device": "cpu"})
+        await other.ask(do="forget")
+        assert not other.page._heirs
+
+    converse(test)
 
 
 @pytest.mark.parametrize("options", [{"device": "plum"}, {"memory": "plum"}, {"plum": 1}, {"device": "cpu", "memory": 1}])

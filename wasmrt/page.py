@@ -43,6 +43,7 @@ class Page:
         self._stopped: set[int] = set()  # requests that are to end before they have begun
         self._owners: dict[int, int] = {}  # request -> the model that it is about
         self._keys: dict[int, str] = {}  # of what is open: how the page names it
+        self._heirs: dict[int, int] = {}  # request that opened a file to examine it -> the last that has to do with that file
         self._examined: Examined | None = None
         self._examining = asyncio.Lock()
         self._measured = Measured()
@@ -118,7 +119,7 @@ class Page:
         if what == "open":
             return await self._open(message["id"], ref, key, options), None
         if what == "examine":
-            return await self._examine(ref, key, options), None
+            return await self._examine(message["id"], ref, key, options), None
         if what == "forget":
             await self._forget()
             return None, None
@@ -160,7 +161,9 @@ class Page:
                 known.leave()
                 if (known.key, known.cache) == (key, options.get("cache", True)):
                     ref = known.opened
+                    self._heirs[known.request] = number
                 else:
+                    self._heirs.pop(known.request, None)
                     await known.opened.source.close()
         try:
             model = await engine.open(ref, **options, wait=False, progress=progress)
@@ -171,7 +174,7 @@ class Page:
         self._models[number], self._keys[number] = model, key
         return {"name": model.name, "config": model.config.as_dict(), "plan": model.plan.as_dict()}
 
-    async def _examine(self, ref: Any, key: str, options: dict[str, Any]) -> dict[str, Any]:
+    async def _examine(self, number: int, ref: Any, key: str, options: dict[str, Any]) -> dict[str, Any]:
         """What would come of opening a model, which is not opened: of a file that is known nothing is read again."""
         from wasmrt import planning  # only here: the engine starts sooner without
 
@@ -180,7 +183,7 @@ class Page:
         chosen = EngineOptions(**{**options, **budgets})
         async with self._examining:  # one at a time: what is measured has the machine to itself
             in_use = next((self._models[n].opened for n, name in self._keys.items() if name == key), None)
-            opened = in_use or await self._look_at(ref, key, cache)
+            opened = in_use or await self._look_at(number, ref, key, cache)
             try:
                 found = await planning.outlook(opened, chosen, self._measured)
             except WasmrtError:
@@ -189,13 +192,14 @@ class Page:
         found["download"] |= await disk_room()
         return found
 
-    async def _look_at(self, ref: Any, key: str, cache: bool) -> Opened:
+    async def _look_at(self, number: int, ref: Any, key: str, cache: bool) -> Opened:
         """The header of a model, read if it is not that of what was examined last."""
         known = self._examined
         if known is None or (known.key, known.cache) != (key, cache):
             await self._forget_now()
             opened = Opened(*await open_model(ref, cache))
-            known = self._examined = Examined(key, cache, opened)
+            known = self._examined = Examined(key, cache, opened, number)
+        self._heirs[known.request] = number
         known.stay(EXAMINED_SECONDS, lambda: asyncio.ensure_future(self._forget(known)))
         return known.opened
 
@@ -209,8 +213,13 @@ class Page:
         known, self._examined = self._examined, None
         if known is not None:
             known.leave()
+            self._heirs.pop(known.request, None)
             self._measured.forget(known.opened.source)
             await known.opened.source.close()
+
+    def about(self, number: int | None) -> int | None:
+        """Whom a note is for: what a file has to say, as that no more of it is kept, may come long after it was opened."""
+        return number if number is None else self._heirs.get(number, number)
 
     def _tell_progress(self, number: int, done: int, total: int) -> None:
         self.send({"id": number, "progress": [done, total]})
@@ -219,6 +228,7 @@ class Page:
         """Close a model, after what was asked of it was cancelled. Closing it again does nothing."""
         model = self._models.pop(number, None)
         self._keys.pop(number, None)
+        self._heirs = {first: last for first, last in self._heirs.items() if last != number}
         tasks = [self._tasks[one] for one, owner in self._owners.items() if owner == number and one != request]
         for task in tasks:
             task.cancel()
@@ -258,6 +268,7 @@ class Examined:
     key: str
     cache: bool
     opened: Opened
+    request: int  # that has opened it
     timer: asyncio.TimerHandle | None = None
 
     def stay(self, seconds: float, then: Callable[[], object]) -> None:
@@ -343,7 +354,7 @@ class _Notes(logging.Handler):
         self._page = page
 
     def emit(self, record: logging.LogRecord) -> None:
-        number = _request.get()
+        number = self._page.about(_request.get())
         self._page.send({"note": record.getMessage()} | ({} if number is None else {"id": number}))
 
 

@@ -91,7 +91,8 @@ class Engine {
   #lingering = 0;
   #lastId = 0;
   #requests = new Map(); // id -> {resolve, reject, heard, model}
-  #listeners = new Map(); // id of a request that opened a model -> (message), as long as it is open
+  #listeners = new Map(); // id of a request that opened a model, or examined one, -> (message), as long as it is open
+  #examined = 0; // the id of the last examination
   #stopped = null; // the error, once it has
   #unlock = new AbortController();
   #heard = performance.now();
@@ -170,6 +171,13 @@ class Engine {
   listen(id, listener) {
     if (listener) this.#listeners.set(id, listener);
     else this.#listeners.delete(id);
+  }
+
+  /** The same about what this request examines, until another does: its file stays open for a while. */
+  listenToExamined(id, listener) {
+    this.listen(this.#examined, null);
+    this.listen(id, listener);
+    this.#examined = id;
   }
 
   #hear(message) {
@@ -297,6 +305,7 @@ export async function examine(ref, { onnote, signal, ...options } = {}) {
     if (note !== undefined) (onnote ?? ((text) => console.warn(`wasmrt: ${text}`)))(note);
   };
   const { id, answer } = engine.ask({ do: "examine", ref: model, key: keyOf(ref, model), options: forPython(options) }, heard);
+  engine.listenToExamined(id, heard);
   try {
     return await (signal ? engine.orAborted(signal, id, answer) : answer);
   } finally {
