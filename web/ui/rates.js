@@ -64,7 +64,8 @@ export class Pace {
     const seconds = now - seen[0][0];
     if (seconds <= 0 || tokens === seen[0][1]) return null;
     const pace = (tokens - seen[0][1]) / seconds;
-    if (now - (this.series.at(-1)?.[0] ?? -1) >= this.#step) this.series = [...this.series, [now, pace]];
+    // A pace of less than a step is one of luck: the first tokens come together.
+    if (seconds >= this.#step && now - (this.series.at(-1)?.[0] ?? -1) >= this.#step) this.series = [...this.series, [now, pace]];
     return pace;
   }
 }
