@@ -32,10 +32,14 @@ export async function remove(key, workerUrl) {
   await ask({ type: "remove", key }, workerUrl);
 }
 
-/** @returns {Promise<{usage: number, quota: number, persisted: boolean}>} bytes; all that this origin keeps, and may keep */
+/**
+ * Where a person lets sites keep nothing, browsers may refuse to say: as if nothing is kept, and nobody knows how much may be.
+ * @returns {Promise<{usage: number, quota: number, persisted: boolean}>} bytes; all that this origin keeps, and may keep
+ */
 export async function estimate() {
-  const { usage = 0, quota = 0 } = (await navigator.storage?.estimate?.()) ?? {};
-  return { usage, quota, persisted: (await navigator.storage?.persisted?.()) ?? false };
+  const refused = () => undefined;
+  const { usage = 0, quota = 0 } = (await navigator.storage?.estimate?.().catch(refused)) ?? {};
+  return { usage, quota, persisted: (await navigator.storage?.persisted?.().catch(refused)) ?? false };
 }
 
 /** Ask that the browser does not delete what is kept when the disk fills up. Only a page may ask, and some ask the user. */

@@ -1000,6 +1000,17 @@ def test_models_are_deleted(disk, server):
     assert left[1] == []
 
 
+def test_a_browser_that_does_not_say_how_much_may_be_kept_is_no_trouble(disk):
+    """Models are examined in any case, and what there is room for is a part of that."""
+    got = disk.run(
+        """const { estimate } = await import("/storage.js");
+        const refuse = () => Promise.reject(new DOMException("The operation is insecure.", "SecurityError"));
+        for (const name of ["estimate", "persisted"]) Object.defineProperty(navigator.storage, name, { value: refuse });
+        return estimate();"""
+    )
+    assert got == {"usage": 0, "quota": 0, "persisted": False}
+
+
 # In Python
 
 
