@@ -39,7 +39,10 @@ export class Keeper {
     });
     addEventListener("pagehide", () => this.save());
     // All were forgotten for good: this tab's is not to come back.
-    onStoredElsewhere("keep", () => (this.wanted.value &&= stored("keep", false) === true));
+    onStoredElsewhere("keep", () => {
+      this.wanted.value &&= stored("keep", false) === true;
+      this.#saved = null;
+    });
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "hidden") this.save();
       else if (this.wanted.value) this.#list(); // of another tab
