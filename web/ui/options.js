@@ -31,16 +31,24 @@ function Memory() {
   const ends = found && range(found);
   const [text, setText] = useState(given);
   const [wrong, setWrong] = useState(false);
-  const late = useRef(0);
+  const late = useRef(null); // {memory, timer}: what will be chosen
   const id = useId();
   useEffect(() => setText(given), [given]);
 
+  // Who goes on to another field, or to the button, means what is there.
+  const take = () => {
+    if (!late.current) return;
+    const { memory, timer } = late.current;
+    clearTimeout(timer);
+    late.current = null;
+    choose({ memory: memory.trim() });
+  };
   const set = (memory, wait = 0) => {
-    clearTimeout(late.current);
+    clearTimeout(late.current?.timer);
     setText(memory);
     const bad = memory.trim() !== "" && parseBytes(memory) === null;
     setWrong(bad);
-    if (!bad) late.current = setTimeout(() => choose({ memory: memory.trim() }), wait);
+    late.current = bad ? null : { memory, timer: setTimeout(take, wait) };
   };
   const budget = parseBytes(text) ?? found?.plan?.budget ?? 0;
   const position = ends ? Math.round((STEPS * (Math.min(Math.max(budget, ends.least), ends.most) - ends.least)) / (ends.most - ends.least)) : STEPS;
@@ -58,9 +66,10 @@ function Memory() {
       </div>
       <div class="opts-memory">
         <input class="slider" type="range" min="0" max=${STEPS} value=${position} disabled=${!ends} aria-label=${`${unit}, slider`}
-          aria-valuetext=${bytes(budget)} style=${{ "--filled": `${(100 * position) / STEPS}%` }} onInput=${slide} />
+          aria-valuetext=${bytes(budget)} style=${{ "--filled": `${(100 * position) / STEPS}%` }} onInput=${slide} onBlur=${take} />
         <input id=${id} class="field" type="text" autocomplete="off" spellcheck="false" value=${text} aria-invalid=${wrong ? "true" : undefined}
-          placeholder=${found?.plan ? bytes(found.plan.budget) : "as fits"} onInput=${({ target }) => set(target.value, 400)} />
+          placeholder=${found?.plan ? bytes(found.plan.budget) : "as fits"} onInput=${({ target }) => set(target.value, 400)}
+          onBlur=${take} />
       </div>
       ${ends && html`<p class="opts-ends"><span>${bytes(ends.least)} at least</span><span>${bytes(ends.most)} for all of it</span></p>`}
       ${wrong && html`<p class="opts-hint pick-wrong" role="alert">Write an amount such as 700MiB or 1.5GB.</p>`}
