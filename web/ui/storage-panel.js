@@ -7,6 +7,7 @@ import { bytes, bytesOf, percent } from "./format.js";
 import { html, useEffect, useId, useRef, useState } from "./html.js";
 
 const WORKER = new URL("../prefetch-worker.js", import.meta.url);
+const GROWING_MS = 2000; // as often as the copy of a model that is arriving is written down
 
 /** Site and folder, without the file's own name: that stands above it. */
 function place(url) {
@@ -42,6 +43,12 @@ export function StoragePanel({ inUse = "", revision }) {
   useEffect(() => void look(), [revision, inUse]);
 
   const isOpen = ({ url }) => Boolean(inUse) && url === inUse;
+  const growing = inUse && kept?.models && !kept.models.some((model) => isOpen(model) && model.whole);
+  useEffect(() => {
+    if (!growing) return undefined;
+    const timer = setInterval(look, GROWING_MS);
+    return () => clearInterval(timer);
+  }, [growing]);
 
   const drop = async (models) => {
     setBusy(true);
