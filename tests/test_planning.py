@@ -245,3 +245,15 @@ def test_of_a_url_the_header_is_read(path):
     assert (there["model"], here["model"]) == (server.url, str(path))
     for name in ("context", "kv_bytes", "touched_bytes", "weights_total_bytes", "minimum_bytes", "notes"):
         assert there[name] == here[name]
+
+
+def test_a_slow_link_is_measured_in_a_moment(path, tmp_path, monkeypatch):
+    """Also where the model is to be streamed from it: only a small part comes, and nobody waits for more."""
+    monkeypatch.setenv("WASMRT_CACHE", str(tmp_path))
+    with RangeServer(path) as server:
+        asyncio.run(examine(server.url, EngineOptions(), None, 1e8))  # the header comes, and is kept
+        before = server.sent
+        server.bytes_per_second = 20_000.0
+        found = asyncio.run(examine(server.url, EngineOptions(memory=parse_bytes(SMALL)), None, 1e8))
+        assert server.sent - before < path.stat().st_size / 8
+    assert 0 < found["predicted"]["read_bytes_per_second"] < 4 * 20_000  # seen: 17 thousand; what lies in buffers comes at once

@@ -89,6 +89,7 @@ class Engine {
 
   #users = 0;
   #lingering = 0;
+  #wanted = 0; // until when, whoever has it or not
   #lastId = 0;
   #requests = new Map(); // id -> {resolve, reject, heard, model}
   #listeners = new Map(); // id of a request that opened a model, or examined one, -> (message), as long as it is open
@@ -111,7 +112,8 @@ class Engine {
 
   release(linger = LINGER_SECONDS) {
     this.#users -= 1;
-    if (!this.#users) this.#lingering = setTimeout(() => this.#stop("the page has closed it"), linger * 1000);
+    this.#wanted = Math.max(this.#wanted, performance.now() + linger * 1000);
+    if (!this.#users) this.#lingering = setTimeout(() => this.#stop("the page has closed it"), this.#wanted - performance.now());
   }
 
   get stopped() {

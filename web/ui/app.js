@@ -68,7 +68,8 @@ function urlInUse() {
 function keepAddress() {
   const { kind, ref } = choice.value;
   const address = new URL(location.href);
-  if (kind === "url" || kind === "served") address.searchParams.set("model", ref);
+  const shown = (kind === "url" || kind === "served") && !ref.includes("?"); // a signature of somebody's is not for others
+  if (shown) address.searchParams.set("model", ref);
   else address.searchParams.delete("model");
   if (address.href !== location.href) history.replaceState(null, "", address);
 }
