@@ -116,7 +116,7 @@ class Measured:
         return self._computing[key]
 
     async def reading(self, source: Source, table: LayerTable) -> float:
-        """As reading_rate, where bytes are here; as arriving_rate, which takes no more than a moment, where they are to come."""
+        """As reading_rate, where bytes are here; where they are to come as arriving_rate, which takes no more than a moment."""
         if self._reading is None or self._reading[0] is not source:
             self._reading = source, await self.arriving(source) or await reading_rate(source, table)
         return self._reading[1]
