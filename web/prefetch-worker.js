@@ -993,6 +993,15 @@ async function openForWriting(folder, key, file) {
   }
 }
 
+async function sizeOf(folder, name) {
+  try {
+    return (await (await folder.getFileHandle(name)).getFile()).size;
+  } catch (error) {
+    if (error.name === "NotFoundError") return null;
+    throw error;
+  }
+}
+
 async function list() {
   const models = [];
   const folder = await openFolder();
@@ -1001,7 +1010,8 @@ async function list() {
     const key = name.slice(0, -5);
     const found = await look(folder, key).catch(() => null);
     const url = found?.url ?? "";
-    const size = found?.size ?? (await (await folder.getFileHandle(name)).getFile()).size;
+    const size = found?.size ?? (await sizeOf(folder, name));
+    if (size === null) continue; // it was deleted meanwhile, here or in another tab
     models.push({ key, url, name: url.split("/").pop(), size, present: found?.present.bytes ?? 0, whole: found?.whole ?? false });
   }
   return models;

@@ -973,6 +973,20 @@ FileSystemSyncAccessHandle.prototype.read = function (data, { at }) {
     assert stored(disk) == []
 
 
+def test_a_copy_that_is_deleted_while_copies_are_listed(disk, server, site):
+    """By another tab: its name was there, the file no longer is."""
+    keep_all(disk, server)
+    close(disk)
+    assert [model["whole"] for model in stored(disk)] == [True]
+    site.files["/deleting.js"] = b"""
+FileSystemDirectoryHandle.prototype.getFileHandle = async () => {
+  throw new DOMException("it could not be found", "NotFoundError");
+};"""
+    site.files["/deleting-worker.js"] = b'import "/deleting.js"; import "/prefetch-worker.js";'
+    disk.worker = "/deleting-worker.js"
+    assert stored(disk) == []
+
+
 def test_the_disk_is_not_filled_with_bytes_of_a_wrong_answer(disk, server):
     """Of which nothing showed that it was wrong but its end, and after which no right one came."""
     disk.opened(server.url, cache=True)
