@@ -4,6 +4,7 @@ import importlib
 import itertools
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,7 +22,7 @@ settings.register_profile("wasmrt", derandomize=True, deadline=None, suppress_he
 settings.load_profile("wasmrt")
 
 
-def skip_or_fail(what: str, why: str) -> None:
+def skip_or_fail(what: str, why: str) -> NoReturn:
     """Skip visibly; where WASMRT_REQUIRE names `what`, its absence is a failure."""
     if what in REQUIRED:
         pytest.fail(f"WASMRT_REQUIRE names {what!r}, but {why}")

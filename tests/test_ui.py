@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import skip_or_fail
+from tests.node import node
 from wasmrt.options import parse_bytes
 
 UI = Path(__file__).resolve().parents[1] / "web" / "ui"
@@ -34,16 +34,14 @@ for await (const line of createInterface({ input: process.stdin })) {
 @pytest.fixture(scope="module")
 def call(tmp_path_factory):
     """call(module, function, *arguments): what an exported function of web/ui/ gives."""
-    node = shutil.which("node")
-    if node is None:
-        skip_or_fail("page", "node is not here")
+    program = node()
     folder = tmp_path_factory.mktemp("ui")
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "runner.js").write_text(RUNNER)
     for module in UI.glob("*.js"):
         shutil.copy(module, folder)
     with subprocess.Popen(
-        [node, folder / "runner.js"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+        [program, folder / "runner.js"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import subprocess
+from functools import partial
 
 import pytest
 
-from tests.conftest import skip_or_fail
+from tests.node import node, run_beside
 from tools.build_web import build
 from wasmrt.options import SamplerOptions
 
@@ -60,25 +60,11 @@ function refused(work) { try { work(); } catch (error) { return error.message; }
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Run a body of JavaScript beside the page's modules; gives what it returns."""
-    node = shutil.which("node")
-    if node is None:
-        skip_or_fail("page", "node is not here")
+    node()
     ui = tmp_path_factory.mktemp("page") / "ui"
     shutil.copytree(build() / "ui", ui)
     (ui / "package.json").write_text('{"type": "module"}')  # for those node versions that do not look into a file
-
-    def run(body: str):
-        program = ui / "program.mjs"
-        program.write_text(
-            f"{HEAD}\nasync function main() {{\n{body}\n}}\n"
-            "const bigints = (_, value) => (typeof value === 'bigint' ? `${value}n` : value);\n"
-            "process.stdout.write(JSON.stringify((await main()) ?? null, bigints));\n"
-        )
-        done = subprocess.run([node, program], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout)
-
-    return run
+    return partial(run_beside, ui, HEAD)
 
 
 def test_a_message_is_answered_with_the_settings(run):

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import subprocess
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import skip_or_fail
+from tests.node import node, run_beside
 from tools.build_web import build
 from wasmrt.options import parse_bytes
 
@@ -68,25 +68,12 @@ const move = (label) => problem.value.moves.find((one) => one.label === label).r
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Run a body of JavaScript beside the page's modules; gives what it returns."""
-    node = shutil.which("node")
-    if node is None:
-        skip_or_fail("page", "node is not here")
+    node()
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(build() / "ui", folder / "ui")
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "wasmrt.js").write_text(ENGINE)
-
-    def run(body: str):
-        program = folder / "ui" / "program.js"
-        program.write_text(
-            f"{HEAD}\nasync function main() {{\n{body}\n}}\n"
-            "process.stdout.write(JSON.stringify((await main()) ?? null), () => process.exit());\n"  # polls go on
-        )
-        done = subprocess.run([node, program], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout)
-
-    return run
+    return partial(run_beside, folder / "ui", HEAD)
 
 
 def test_a_model_is_examined_with_what_was_chosen(run):
