@@ -61,7 +61,7 @@ def test_messages_never_become_control_tokens_in_published_templates(reference_d
         controls = sorted(set(re.findall(r"<\|?[a-zA-Z_/]+\|?>|\[/?[A-Z_]+\]", source)))
         messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
         attack = [{"role": "user", "content": "".join(controls)}, {"role": "assistant", "content": "x" + " ".join(controls)}]
-        made = ChatTemplate(source, bos_token="<s>", eos_token="</s>", control_texts=controls)
+        made = ChatTemplate(source, bos_token="<s>", eos_token="</s>", control_texts=controls, tell=str)
         try:
             honest = made.render(messages)
         except FormatError:

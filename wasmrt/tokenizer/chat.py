@@ -1,6 +1,7 @@
 """A file's chat template: messages -> the text that a model was trained to answer.
 
-The template and the messages are both untrusted. What the template may do and cost is bounded in sandbox/. What the messages
+Where the file has none, or one that fails, the built-in format of its family stands in (families.py), and this is told. The
+template and the messages are both untrusted. What the template may do and cost is bounded in sandbox/. What the messages
 say stays text: in every string of the caller that could form a control token's text (`<|im_end|>`), alone or together with
 what the template puts beside it, a marker is inserted, a Unicode noncharacter that occurs nowhere else. The tokenizer matches
 control tokens first and drops the marker afterwards, so the text is tokenized as if it were not there.
@@ -17,6 +18,7 @@ from types import CodeType
 from typing import Any
 
 from wasmrt.errors import FormatError
+from wasmrt.tokenizer.families import Format, recognise_template, recognise_vocabulary
 from wasmrt.tokenizer.sandbox import MAX_NESTING, Limits, compile_template, render_template
 
 CHATML = (
@@ -25,16 +27,20 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-MARKERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))        # noncharacters, for a program's own use (Unicode 16, section 23.7)
-LONGEST_JOINT = 256                                     # characters of a control text that may be split between two strings
+MARKERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters, for a program's own use (Unicode 16, section 23.7)
+LONGEST_JOINT = 256  # characters of a control text that may be split between two strings
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A rendered conversation. `text` may hold `marker`, which is to be dropped after control tokens have been matched."""
+    """A rendered conversation. `text` may hold `marker`, which is to be dropped after control tokens have been matched.
+
+    built_in: the name of the built-in format that wrote it, None for the template.
+    """
 
     text: str
     marker: str
+    built_in: str | None = None
 
     @property
     def plain(self) -> str:
@@ -42,11 +48,17 @@ class Rendered:
         return self.text.replace(self.marker, "")
 
 
-class ChatTemplate:
-    """A template, compiled when it is first rendered; without a source, ChatML with a warning.
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
-    control_texts: the texts of the vocabulary's control tokens, which messages must not be able to form. now: the clock of
-    `strftime_now`. Renderings share nothing, so one template may serve several threads.
+
+class ChatTemplate:
+    """A template, compiled when it is first rendered; without a source, `built_in`, else ChatML, with a warning.
+
+    control_texts: the texts of the vocabulary's control tokens, which messages must not be able to form. built_in: the format
+    that the vocabulary shows, and the token that shows it. now: the clock of `strftime_now`. tell: takes what the user should
+    know, one line at a time and each line once; a Python warning by default. Renderings share nothing else, so one template may
+    serve several threads.
     """
 
     def __init__(
@@ -56,16 +68,27 @@ class ChatTemplate:
         bos_token: str,
         eos_token: str,
         control_texts: Sequence[str] = (),
+        built_in: tuple[Format, str] | None = None,
         now: Callable[[], datetime] = datetime.now,
+        tell: Callable[[str], None] = _warn,
     ):
-        if not source:
-            warnings.warn("the model has no chat template; using ChatML, which it may not know", stacklevel=2)
+        self._tell, self._told = tell, set[str]()
+        self._format: Format | None = None  # instead of a template
+        if not source and built_in is not None:
+            self._format, token = built_in
+            self._say(f"the model has no chat template; its vocabulary has {token}, so the built-in format"
+                      f" {self._format.name} is used")  # fmt: skip
+        elif not source:
+            self._say("the model has no chat template; using ChatML, which it may not know")
         self.source = source or CHATML
         self.bos_token = bos_token
         self.eos_token = eos_token
         self._guard = ControlGuard(control_texts)
         self._now = now
         self._code: CodeType | None = None
+        # What a failing template is replaced by: known by its own text alone, for a model may be tuned for another format than
+        # its vocabulary was made for.
+        self._family = recognise_template(source) if source else None
 
     def render(
         self,
@@ -81,11 +104,41 @@ class ChatTemplate:
         messages: dicts with a str "role"; "content" is a str, None, or a list of parts such as {"type": "text", "text": ...}.
         add_generation_prompt: whether the answer's opening follows; None leaves it undefined, for the template to choose.
         variables: whatever else the template reads, e.g. enable_thinking. Nothing that is passed in is changed.
-        Raises ValueError for messages that are not such a list, and FormatError, one line, when the template cannot be
-        compiled, fails, costs too much or refuses the messages.
+
+        A template that cannot be compiled, fails, costs too much, refuses the messages, or leaves out the system message or the
+        last question, gives way to the built-in format of its family, which is told. Where its text shows no family, or tools
+        or documents are passed, which no built-in format has a place for, it raises FormatError, one line, or what it wrote is
+        returned. Raises ValueError for messages that are not such a list.
         """
         self._check(messages)
-        given = {"messages": self._typed(messages), "tools": tools, "documents": documents, **variables}
+        if self._format is not None:
+            if tools or documents:
+                self._say(f"the built-in format {self._format.name} has no place for tools or documents: they are left out")
+            return self._written(self._format, messages, add_generation_prompt)
+        try:
+            rendered = self._rendered(messages, add_generation_prompt, tools=tools, documents=documents, **variables)
+            left_out = self._left_out(messages, rendered.text) if self._family else ""
+            if not left_out:
+                return rendered
+            problem = f"the chat template leaves out {left_out}"
+        except FormatError as e:
+            rendered, problem = None, str(e)
+        if self._family is not None and not tools and not documents:
+            try:
+                written = self._written(self._family, messages, add_generation_prompt)
+            except FormatError:  # no place for these messages: the template's own error says more
+                written = None
+            if written is not None:
+                self._say(f"{problem}; the built-in format {self._family.name}, recognised by its text, is used instead")
+                return written
+        if rendered is None:
+            raise FormatError(problem)
+        return rendered
+
+    def _rendered(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool | None, **variables: Any
+    ) -> Rendered:
+        given = {"messages": self._typed(messages), **variables}
         marker = _unused_marker(self.source, self.bos_token, self.eos_token, *_strings(given))
         copier = _Copier(self._guard, marker)
         inputs = {name: copier.copy(value, name) for name, value in given.items()}
@@ -102,6 +155,35 @@ class ChatTemplate:
         if problem:
             raise FormatError(problem)
         return Rendered(text, marker)
+
+    def _written(self, format: Format, messages: Sequence[Mapping[str, Any]], prompt: bool | None) -> Rendered:
+        """The conversation in a built-in format; messages are kept from forming control tokens as in a template."""
+        marker = _unused_marker(self.eos_token, *_strings(messages))
+        text = format.write(
+            messages,
+            lambda content: self._guard.protect(content, marker),
+            add_generation_prompt=bool(prompt),
+            eos_token=self.eos_token,
+            now=self._now(),
+        )
+        return Rendered(text, marker, format.name)
+
+    def _left_out(self, messages: Sequence[Mapping[str, Any]], text: str) -> str:
+        """Which of the messages that no template should drop is not in the text: "the system message", or ""."""
+        last = next((m for m in reversed(messages) if m["role"] == "user"), None)
+        wanted = [("the last question", last)] if last else []
+        wanted += [("the system message", m) for m in messages[:1] if m["role"] == "system"]
+        letters = _letters(text)
+        for name, message in wanted:
+            content = _joined(message.get("content"))
+            if isinstance(content, str) and _letters(max(content.splitlines(), key=len, default="")) not in letters:
+                return name
+        return ""
+
+    def _say(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
 
     def _check(self, messages: Sequence[Mapping[str, Any]]) -> None:
         if not isinstance(messages, (list, tuple)) or not messages:
@@ -125,15 +207,27 @@ class ChatTemplate:
 
 
 def from_metadata(
-    metadata: Mapping[str, Any], *, bos_token: str, eos_token: str, control_texts: Sequence[str] = (), tools: bool = False
+    metadata: Mapping[str, Any],
+    *,
+    bos_token: str,
+    eos_token: str,
+    control_texts: Sequence[str] = (),
+    tools: bool = False,
+    tell: Callable[[str], None] = _warn,
 ) -> ChatTemplate:
-    """The template that GGUF metadata holds: with tools the one named tool_use, where the file has it; else the default."""
+    """The template that GGUF metadata holds: with tools the one named tool_use, where the file has it; else the default.
+
+    A file without one gets the built-in format whose markers are in its vocabulary. tell: as in ChatTemplate.
+    """
     source = metadata.get("tokenizer.chat_template")
     if tools:
         source = metadata.get("tokenizer.chat_template.tool_use", source)
     if source is not None and not isinstance(source, str):
         raise FormatError(f"tokenizer.chat_template is {type(source).__name__}, expected a string; the file may be malformed")
-    return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token, control_texts=control_texts)
+    built_in = None if source else recognise_vocabulary(metadata)
+    return ChatTemplate(
+        source, bos_token=bos_token, eos_token=eos_token, control_texts=control_texts, built_in=built_in, tell=tell
+    )
 
 
 class ControlGuard:
@@ -189,7 +283,7 @@ class _Copier:
 
     def __init__(self, guard: ControlGuard, marker: str) -> None:
         self.guard, self.marker = guard, marker
-        self.n_bytes = 0                                # of text
+        self.n_bytes = 0  # of text
         self.n_items = 0
 
     def copy(self, value: Any, where: str, depth: int = 0) -> Any:
@@ -220,6 +314,11 @@ def _joined(content: Any) -> Any:
     if isinstance(content, (list, tuple)) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
         return "\n".join(part["text"] for part in content)
     return content
+
+
+def _letters(text: str) -> str:
+    """Letters and digits alone, which trimming, escapes and changes of case leave as they are."""
+    return re.sub(r"[\W_]+", "", text.casefold())
 
 
 def _strings(value: Any, depth: int = 0) -> Iterator[str]:
