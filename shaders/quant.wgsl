@@ -4,7 +4,7 @@
 //     fn load_unit(row: u32, u: u32) -> Unit     unit u of a row
 //     fn load_ints(row: u32, u: u32) -> Ints     the same for integer products; not of F32, F16 and BF16
 //   They read what an op's file declares: wa: array<vec4<u32>>, wb: array<u32> and params.units, the units of a row.
-//   Meaning: gguf/quants.py, bit for bit, if d * q and + m are rounded one after the other.
+//   Meaning: gguf/quants/, bit for bit, if d * q and + m are rounded one after the other.
 
 // Weight 4c + r is da * a[c][r] + ma, weight 16 + 4c + r is db * b[c][r] + mb; a and b hold small integers, or a float format's
 // weights with da = db = 1.

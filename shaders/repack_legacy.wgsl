@@ -1,4 +1,4 @@
-// repack_legacy: Q4_0, Q4_1, Q5_0 and Q5_1 blocks (gguf/quants.py) for the quant_*.wgsl of that name.
+// repack_legacy: Q4_0, Q4_1, Q5_0 and Q5_1 blocks (gguf/quants/legacy.py), and IQ4_NL ones, for the quant_*.wgsl of that name.
 //   A block is d, perhaps m, perhaps 32 fifth bits, and 16 bytes of nibbles, which lie as quant.wgsl has them.
 
 override HAS_M: u32;
@@ -6,15 +6,6 @@ override HAS_FIFTH: u32;
 
 @group(0) @binding(3) var<storage, read_write> wa: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> wb: array<u32>;
-
-// Bit 4c + r to bit c of byte r, for c from 0 to 7: of each nibble the bits go to four bytes by a product without carries.
-fn spread(bits: u32) -> u32 {
-    var w = 0u;
-    for (var c = 0u; c < 8u; c += 1u) {
-        w |= ((((bits >> (4u * c)) & 15u) * 0x00204081u) & 0x01010101u) << c;
-    }
-    return w;
-}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) tid: u32) {

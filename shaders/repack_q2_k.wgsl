@@ -1,4 +1,4 @@
-// repack_q2_k: Q2_K superblocks (gguf/quants.py) for quant_q2_k.wgsl.
+// repack_q2_k: Q2_K superblocks (gguf/quants/k.py) for quant_q2_k.wgsl.
 
 @group(0) @binding(3) var<storage, read_write> wa: array<vec2<u32>>;
 @group(0) @binding(4) var<storage, read_write> wb: array<u32>;

@@ -1,4 +1,4 @@
-// repack_q3_k: Q3_K superblocks (gguf/quants.py) for quant_q3_k.wgsl.
+// repack_q3_k: Q3_K superblocks (gguf/quants/k.py) for quant_q3_k.wgsl.
 
 const BLOCK = 110u;  // bytes
 

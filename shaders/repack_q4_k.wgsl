@@ -1,4 +1,4 @@
-// repack_q4_k: Q4_K and Q5_K superblocks (gguf/quants.py) for quant_q4_k.wgsl and quant_q5_k.wgsl.
+// repack_q4_k: Q4_K and Q5_K superblocks (gguf/quants/k.py) for quant_q4_k.wgsl and quant_q5_k.wgsl.
 
 override HAS_FIFTH: u32;  // 1: Q5_K
 

@@ -1,4 +1,4 @@
-// repack_q6_k: Q6_K superblocks (gguf/quants.py) for quant_q6_k.wgsl.
+// repack_q6_k: Q6_K superblocks (gguf/quants/k.py) for quant_q6_k.wgsl.
 
 @group(0) @binding(3) var<storage, read_write> wa: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> wb: array<u32>;

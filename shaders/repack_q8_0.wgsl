@@ -1,4 +1,4 @@
-// repack_q8_0: Q8_0 blocks (gguf/quants.py) for quant_q8_0.wgsl.
+// repack_q8_0: Q8_0 blocks (gguf/quants/legacy.py) for quant_q8_0.wgsl.
 
 const BLOCK = 34u;  // bytes
 

@@ -86,9 +86,9 @@ class GpuDevice:
         self.tuning = tuning_of(host.adapter)
         self.f16_cache = f16_cache
         self._memory = memory
-        self._uploader = Uploader(host)
         self._segments: list[Segment] = []
         self._small = Small(host)
+        self._uploader = Uploader(host, self._small.put)
         self._scratch: dict[str, Range] = {}
         self.scratch_sizes: dict[str, int] = {}  # of each by name, where they are known before it is made
         self.scratch_made = 0  # bytes, with those that had to grow
@@ -119,7 +119,8 @@ class GpuDevice:
         self._ends: dict[bool, tuple[Dispatch, ...]] = {}  # of greedy passes in a chain, and of others
         self.context = 1 << 31
         self._regions = Regions(self.host, self.dummy)
-        self._ring = Ring(self.host, self.dummy)
+        self._ring = Ring(self.host, self.dummy, self._uploader)
+        self._uploader.reserve(programs)
 
     def bind(self, program: Program, context: int) -> Bound:
         heads = next((int(op.params[1]) for op in program.ops if op.kernel == "attention"), 1)

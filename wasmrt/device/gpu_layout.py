@@ -6,12 +6,15 @@ matrix may be laid out in pieces, and matrices of one format one behind the othe
 lies where in its format.
 """
 
+import base64
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from wasmrt.errors import UnsupportedError
+from wasmrt.gguf.codebooks import GRIDS
 from wasmrt.gguf.types import QuantType
 
 UNIT = 32  # weights
@@ -20,12 +23,13 @@ WORKGROUP = 64  # threads: WG in repack.wgsl
 
 
 class Repack(NamedTuple):
-    """A dispatch that lays out rows. Its storage bindings: the raw bytes, stream A and, if the format has one, stream B."""
+    """A dispatch that lays out rows. It binds the raw bytes, stream A and, if the format has them, stream B and its points."""
 
     files: tuple[str, ...]  # of shaders/, behind common.wgsl
     constants: Mapping[str, float]
     params: bytes
     workgroups: int
+    points: bytes  # that the format's weights are chosen from
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,13 @@ class Layout:
     words: tuple[tuple[int, int], ...]
     shader: str  # that lays it out
     constants: tuple[tuple[str, int], ...] = ()
+    readers: tuple[str, ...] = ()  # if not the shader of its name
+    grid: str = ""  # the format that has its points
 
     @property
     def files(self) -> tuple[str, ...]:
         """The shaders that read it: load_unit and, unless is_float, load_ints."""
-        return "quant", f"quant_{self.name.lower()}"
+        return "quant", *(self.readers or (f"quant_{self.name.lower()}",))
 
     @property
     def is_float(self) -> bool:
@@ -64,7 +70,22 @@ class Layout:
         units = self.units(n)
         n_threads = n_rows * (units * self.unit_bytes // 16 if self.is_float else units)
         params = PARAMS.pack(units, n_threads, first_row, n)
-        return Repack(("repack", self.shader), dict(self.constants), params, -(-n_threads // WORKGROUP))
+        return Repack(("repack", self.shader), dict(self.constants), params, -(-n_threads // WORKGROUP), self.points)
+
+    @property
+    def points(self) -> bytes:
+        """What a shader of its grid chooses from, packed as in gguf/codebooks.py; nothing of formats without."""
+        return points(self.grid) if self.grid else b""
+
+
+@cache
+def points(grid: str) -> bytes:
+    packed = base64.b85decode(GRIDS[grid][2])
+    return packed.ljust(-(-len(packed) // 4) * 4, b"\0")
+
+
+def _looked_up(name: str) -> tuple[str, ...]:
+    return "quant_lookup", f"quant_{name}"
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -83,6 +104,20 @@ LAYOUTS: dict[str, Layout] = {
         Layout("Q4_K", 16, ((5, 8),), "repack_q4_k", (("HAS_FIFTH", 0),)),
         Layout("Q5_K", 16, ((13, 8),), "repack_q4_k", (("HAS_FIFTH", 1),)),
         Layout("Q6_K", 16, ((21, 8),), "repack_q6_k"),
+        Layout("IQ4_NL", 16, ((1, 2),), "repack_legacy", (("HAS_M", 0), ("HAS_FIFTH", 0)), _looked_up("iq4_nl")),
+        Layout("IQ4_XS", 16, ((2, 8),), "repack_iq4_xs", readers=_looked_up("iq4_xs")),
+        Layout("MXFP4", 16, ((1, 4),), "repack_mxfp4", readers=_looked_up("mxfp4")),
+        # Of these a GPU holds more than a file does (2.1, 2.5, 3.4 or 4.25 bits a weight): what is packed closer, or looked up
+        # in large tables, would be unpacked again for each token.
+        Layout("TQ1_0", 8, ((1, 8),), "repack_ternary", (("PACKED", 1),), _looked_up("ternary")),
+        Layout("TQ2_0", 8, ((1, 8),), "repack_ternary", (("PACKED", 0),), _looked_up("ternary")),
+        Layout("IQ1_S", 8, ((4, 8),), "repack_iq1", (("MANY", 0),), _looked_up("iq1"), "IQ1_S"),
+        Layout("IQ1_M", 8, ((4, 8),), "repack_iq1", (("MANY", 1),), _looked_up("iq1"), "IQ1_S"),
+        Layout("IQ2_XXS", 8, ((11, 8),), "repack_iq2", (("SIZE", 0),), _looked_up("iq2"), "IQ2_XXS"),
+        Layout("IQ2_XS", 8, ((11, 8),), "repack_iq2", (("SIZE", 1),), _looked_up("iq2"), "IQ2_XS"),
+        Layout("IQ2_S", 8, ((11, 8),), "repack_iq2", (("SIZE", 2),), _looked_up("iq2"), "IQ2_S"),
+        Layout("IQ3_XXS", 16, ((2, 8),), "repack_iq3", (("LARGE", 0),), _looked_up("iq3_xxs"), "IQ3_XXS"),
+        Layout("IQ3_S", 16, ((2, 8),), "repack_iq3", (("LARGE", 1),), _looked_up("iq3_s"), "IQ3_S"),
     )
 }
 

@@ -48,9 +48,8 @@ class SlotBytes(NamedTuple):
 class Ring:
     """Slots of one size, made when the first is wanted."""
 
-    def __init__(self, host: GpuHost, dummy: Range) -> None:
-        self._host, self._dummy = host, dummy
-        self._uploader = Uploader(host)
+    def __init__(self, host: GpuHost, dummy: Range, uploader: Uploader) -> None:
+        self._host, self._dummy, self._uploader = host, dummy, uploader
         self._slots: list[tuple[Any, Any, Any]] = []  # raw, laid out, f32
         self._used = 0
 

@@ -4,7 +4,7 @@ A Group is what an op computes with as one: a matrix, matrices of one format joi
 in a Region. Bytes of the file are copied as they are into a raw buffer, from where a kernel lays them out (gpu_layout.py).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,10 +163,16 @@ def split_rows(group: Group, limits: Limits) -> Iterator[tuple[int, int]]:
 
 
 class Uploader:
-    """Lays out raw bytes anew."""
+    """Lays out raw bytes anew. constant: keeps bytes on the GPU, the same ones once."""
 
-    def __init__(self, host: GpuHost) -> None:
-        self._host = host
+    def __init__(self, host: GpuHost, constant: Callable[[bytes], Range]) -> None:
+        self._host, self._constant = host, constant
+
+    def reserve(self, programs: Sequence[Program]) -> None:
+        """Take what laying out these programs' weights will take, beside their own room."""
+        for layout in {w.type.name: layout_of(w.type) for program in programs for w in program.weights}.values():
+            if layout.points:
+                self._constant(layout.points)
 
     def write(self, buffer: Any, at: int, data: bytes | Frame) -> None:
         """Bytes of any number, of which WebGPU takes fours."""
@@ -181,8 +187,9 @@ class Uploader:
         layout, limits = region.layout, self._host.limits
         repack = layout.repack(region.n, n_rows, at)
         streams = (region.a, region.b) if layout.b_row_bytes(region.n) else (region.a,)
+        points = (self._constant(repack.points),) if repack.points else ()
         grid = fold(repack.workgroups, limits)
-        yield Step(repack.files, repack.params, (raw, *streams), lambda _: grid, repack.constants)
+        yield Step(repack.files, repack.params, (raw, *streams, *points), lambda _: grid, repack.constants)
         if region.f32 is not None:
             units = layout.units(region.n)
             threads = fold(ceil_div(units * region.n_rows, 64), limits)
