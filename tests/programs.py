@@ -89,9 +89,21 @@ def random_tensor(seed: int, type_name: str, *shape: int) -> Tensor:
         return Tensor(quant, shape, data[type_name])
     n_blocks = int(np.prod(shape)) // quant.block
     blocks = rng.integers(0, 256, (n_blocks, quant.block_bytes), dtype=np.uint8)
-    for at in F16_FIELDS[type_name]:                             # random bits would make some scales inf or NaN
-        blocks[:, at : at + 2] = rng.uniform(0.001, 0.02, (n_blocks, 1)).astype("<f2").view(np.uint8)
+    # Random bits would make some scales inf or NaN.
+    d = rng.uniform(0.001, 0.02, (n_blocks, 1)).astype("<f2")
+    for at in F16_FIELDS[type_name]:
+        blocks[:, at : at + 2] = d.view(np.uint8)
+    set_scales(type_name, blocks, d[:, 0].view("<u2"), rng)
     return Tensor(quant, shape, blocks.tobytes())
+
+
+def set_scales(type_name: str, blocks: npt.NDArray[np.uint8], d: npt.NDArray[Any], rng: np.random.Generator) -> None:
+    """The scales of formats where they are no f16 in one piece: of IQ1_M in four nibbles, of MXFP4 an exponent."""
+    if type_name == "IQ1_M":
+        for i in range(4):
+            blocks[:, 49 + 2 * i] = blocks[:, 49 + 2 * i] & 15 | (d >> (4 * i) & 15) << 4
+    if type_name == "MXFP4":
+        blocks[:, 0] = rng.integers(118, 128, len(blocks))
 
 
 def normal(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> F32:
@@ -192,7 +204,7 @@ def run_op(
     """Run a program of one op and read its result: f32 (T, width). Of `route` that is the weights; run_route gives both.
 
     rig: what runs it. params: as the recorder takes them. ins: in the order of the op's table row, without pos:
-        None                                     an operand that is absent
+        None, or left out at the end             an operand that is absent
         a Tensor, or an array as w or factors    a weight
         any other array, (T, n)                  a value with these rows
         tokens, n_out                            a list of ids, a number
@@ -200,7 +212,7 @@ def run_op(
         keys, values, (pos + T, n)               the first `pos` rows are stored by passes before this one
     """
     roles = [role.rstrip("?") for role in KERNELS[kernel].ins if role != "pos"]
-    given = {role: x for role, x in zip(roles, ins, strict=True) if x is not None}
+    given = {role: x for role, x in zip(roles, ins + (None,) * (len(roles) - len(ins)), strict=True) if x is not None}
     past = pos if "keys" in given else 0
     tensors: dict[str, Tensor] = {}
     rows: list[str] = []  # the roles that `embed` serves: row past + t of the table is token t's
@@ -223,7 +235,8 @@ def run_op(
             operands["experts"], _ = t.route(operands["experts"], given["experts"].shape[1])
         if "keys" in given:
             t.store_kv(t.embed(w.keys), t.embed(w.values))
-        made = getattr(t, kernel)(**operands, **params)
+        absent = {role.rstrip("?"): None for role in KERNELS[kernel].ins if role.endswith("?")}
+        made = getattr(t, kernel)(**absent | operands, **params)
         result: Operand = made[1] if kernel == "route" else made
         return result if result.rows == "out" else t.last_rows(result)
 
@@ -236,17 +249,21 @@ def run_op(
         return runner.run(given.get("tokens", range(past, past + n_tokens)), pos, given.get("n_out", n_tokens))
 
 
-def run_route(kind: Kind, logits: F32, n_used: int, rig: type[Rig] = Rig) -> tuple[I32, F32]:
+def run_route(
+    kind: Kind, logits: F32, n_used: int, bias: Tensor | None = None, rig: type[Rig] = Rig, **params: Any
+) -> tuple[I32, F32]:
     """What `route` chooses: the experts, i32 (T, n_used), and their weights."""
     n_tokens, n_experts = logits.shape
     tensors = {"logits": tensor(logits), "ones": tensor(np.ones((n_tokens, n_used))), "ids": tensor(np.arange(n_experts))}
+    tensors |= {"bias": bias} if bias else {}
 
     def experts(t: Recorder, w: SimpleNamespace) -> Operand:
-        return t.last_rows(t.expert_mul(t.embed(w.ones), w.ids, t.route(t.embed(w.logits), n_used)[0]))
+        given = t.embed(w.logits), n_used, w.bias if bias else None
+        return t.last_rows(t.expert_mul(t.embed(w.ones), w.ids, t.route(*given, **params)[0]))
 
     with rig(kind, (record(experts, tensors), tensors), max_tokens=n_tokens) as runner:
         chosen = runner.run(range(n_tokens)).astype(np.int32)
-    return chosen, run_op(kind, "route", logits, rig=rig, n_used=n_used)
+    return chosen, run_op(kind, "route", logits, bias, rig=rig, n_used=n_used, **params)
 
 
 def router_for(experts: I32, n_experts: int) -> F32:

@@ -44,11 +44,13 @@ def test_the_reference_function_takes_what_the_table_says(kernel):
 
 @pytest.mark.parametrize("kernel", [name for name, row in KERNELS.items() if not row.fused])
 def test_the_recorder_has_a_method_for_every_op(kernel):
-    """In the order of the table row; rope's parameters come as one object."""
+    """Operands in the order of the table row, and the parameters; rope's come as one object."""
     names = list(inspect.signature(getattr(Recorder, kernel)).parameters)[1:]
     assert [name for name in names if name in operands_of(kernel)] == operands_of(kernel)
     params = [name for name in names if name not in operands_of(kernel)]
-    from_shapes = {"rope": ["rope"], "matmul": []}               # matmul's rows are those of the weight's entries
+    # matmul's rows are those of the weight's entries; what else is missing here follows from shapes too.
+    from_shapes = {"rope": ["rope"], "matmul": [], "columns": ["start", "n", "group"], "concat": ["n_groups"]}
+    from_shapes |= {"ssm_scan": ["n_groups"], "delta_net": ["n_k_heads", "scale", "tiled"]}
     assert params == from_shapes.get(kernel, list(KERNELS[kernel].params))
 
 

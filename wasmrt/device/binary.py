@@ -7,23 +7,24 @@ from typing import Any
 
 from wasmrt.device.device import check_formats
 from wasmrt.errors import UnsupportedError
-from wasmrt.program.ops import KERNELS, Op, Operand, Param, Program, Space, Weight
+from wasmrt.program.ops import FUNCTIONS, KERNELS, SCORES, Op, Operand, Param, Program, Space, Weight
 
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<8I")
 OPERAND = struct.Struct("<BBBxII")
-OP = struct.Struct("<II72s9d")
+OP = struct.Struct("<II96s9d")
 WEIGHT = struct.Struct("<8I")
 ABSENT = OPERAND.pack(4, 0, 0, 0, 0)
-MAX_OUT, MAX_IN, MAX_PARAMS = 2, 4, 9
+MAX_OUT, MAX_IN, MAX_PARAMS = 2, 6, 9
 
 KERNEL_IDS = {name: i for i, name in enumerate(name for name, row in KERNELS.items() if not row.fused)}
-STYLES = {"pairs": 0.0, "halves": 1.0}
+NAMES = {"style": ("pairs", "halves"), "function": FUNCTIONS, "score": SCORES}  # what a parameter that is a name can be
+PRODUCTS = ("matmul", "expert_matmul", "head_matmul")  # ops whose x is quantized
 
 QUANTIZED = 1  # Op.flags
 
 # Bytes of 256 elements of x, quantized for a kind of weight format: of one row, and of a tile of eight. Source: quantize.h.
-OF_256, OF_32, OF_32_WIDE = (320, 2496), (8 * 48, 8 * 320), (8 * 80, 8 * 544)
+OF_256, OF_256_WIDE, OF_32, OF_32_WIDE = (320, 2496), (320, 4128), (8 * 48, 8 * 320), (8 * 80, 8 * 544)
 TILE_TOKENS = 8
 
 
@@ -50,9 +51,11 @@ def quantized_bytes(weight: Weight, n_rows: int, n_tiles: int) -> int:
 
 
 def _kind_of(weight: Weight) -> tuple[int, int] | None:
-    if weight.type.name in ("F32", "F16", "BF16"):
+    if weight.type.block == 1:
         return None
-    return OF_256 if weight.type.block == 256 else OF_32_WIDE if weight.type.name == "Q8_0" else OF_32
+    if weight.type.block == 32:
+        return OF_32_WIDE if weight.type.name in ("Q8_0", "IQ4_NL") else OF_32
+    return OF_256 if weight.type.name.startswith("Q") else OF_256_WIDE
 
 
 def _flags(program: Program) -> Iterator[int]:
@@ -60,7 +63,7 @@ def _flags(program: Program) -> Iterator[int]:
     ready: tuple[Any, ...] = ()  # what the buffer holds: kernel, kind and operands
     for op in program.ops:
         flags = 0
-        if op.kernel in ("matmul", "expert_matmul") and op.ins[0] is not None:
+        if op.kernel in PRODUCTS and op.ins[0] is not None:
             kind = _kind_of(program.weights[op.ins[0].index])
             if kind is not None:
                 wanted = (op.kernel, kind, *op.ins[1:])
@@ -73,18 +76,21 @@ def _flags(program: Program) -> Iterator[int]:
 
 
 def _op(op: Op, flags: int, constants: "array[float]", constants_at: int) -> bytes:
-    params: list[Param] = list(op.params)
+    named = {name: _number(name, p) for name, p in zip(KERNELS[op.kernel].params, op.params, strict=True)}
+    numbers, at = list(named.values()), constants_at + 8 * len(constants)
     if op.kernel == "rope":
-        at = constants_at + 8 * len(constants)
-        named = dict(zip(KERNELS["rope"].params, op.params, strict=True))
-        style = STYLES[str(named.pop("style"))]
-        rope = {name: float(value) for name, value in named.items()}
-        constants.extend(rope_angles(**rope))
-        params = [rope["head_dim"], rope["n_dims"], style, rope["magnitude"], at]
-    numbers = [float(p) for p in params]
+        constants.extend(rope_angles(**named))
+        numbers = [*(named[name] for name in ("head_dim", "n_dims", "style", "magnitude")), at]
+    if op.kernel == "attention" and named["max_bias"]:
+        constants.extend(alibi_slopes(int(named["n_heads"]), named["max_bias"]))
+        numbers[-1] = at
     outs = [_operand(o) for o in op.out] + [ABSENT] * (MAX_OUT - len(op.out))
     ins = [_operand(o) for o in op.ins] + [ABSENT] * (MAX_IN - len(op.ins))
     return OP.pack(KERNEL_IDS[op.kernel], flags, b"".join(outs + ins), *numbers, *[0.0] * (MAX_PARAMS - len(numbers)))
+
+
+def _number(name: str, param: Param) -> float:
+    return float(NAMES[name].index(param) if isinstance(param, str) else param)
 
 
 def _operand(o: Operand | None) -> bytes:
@@ -99,6 +105,13 @@ def _weight(w: Weight) -> bytes:
     if row_bytes >> 32:
         raise UnsupportedError(f"tensor {w.name!r} has rows of {row_bytes} bytes; the kernels take rows below 4 GiB")
     return WEIGHT.pack(w.type.id, w.first, w.n_entries, w.rows_per_entry, n, n_rows, n_experts, row_bytes)
+
+
+def alibi_slopes(n_heads: int, max_bias: float) -> list[float]:
+    """What a position of distance costs a score of each head: device/reference.py alibi_slopes."""
+    n = 1 << (n_heads.bit_length() - 1)
+    first = [2.0 ** (-max_bias * (h + 1) / n) for h in range(n)]
+    return first + [2.0 ** (-max_bias * (2 * h + 1) / (2 * n)) for h in range(n_heads - n)]
 
 
 def rope_angles(

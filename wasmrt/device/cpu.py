@@ -5,16 +5,17 @@ its memory and its threads. Structs are those of device/c/kernels.h.
 """
 
 import asyncio
+import math
 import struct
 from array import array
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from wasmrt.device.binary import TILE_TOKENS, quantized_bytes, serialize
+from wasmrt.device.binary import PRODUCTS, TILE_TOKENS, quantized_bytes, serialize
 from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, arena_offsets, check_rows, out_row
 from wasmrt.errors import DeviceError
-from wasmrt.program.ops import Op, Program
+from wasmrt.program.ops import Op, Program, Space
 from wasmrt.store.memory import Memory, aligned
 from wasmrt.store.plan import Sizes
 from wasmrt.store.source import outlast
@@ -89,10 +90,10 @@ def frames(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kep
     return Frames(
         arena=max(arena_offsets(p, max_tokens, max_out, kept)[-1] for p in programs),
         quantized=max((_quantized(op, p, max_tokens) for op, p in ops), default=0),
-        row=4 * FLOAT_ROWS * max((w.shape[0] for w in weights), default=0),
+        row=max(4 * FLOAT_ROWS * max((w.shape[0] for w in weights), default=0), *(_small(op, p) for op, p in ops)),
         acc=4 * GROUP_ROWS * (max_tokens + TILE_TOKENS - 1),
         attention=max((_attention(op, p) for op, p in ops if op.kernel == "attention"), default=0),
-        order=max((_order(op, p, max_tokens) for op, p in ops if op.kernel == "expert_matmul"), default=0),
+        order=max((_order(op, p, max_tokens) for op, p in ops if op.kernel in PRODUCTS), default=0),
         candidates=aligned(ASK.size) + 16 * n_vocab,
         ids=4 * max_tokens,
         run_list=8 * len(programs),
@@ -115,11 +116,18 @@ def sizes(programs: Sequence[Program], max_tokens: int, max_out: int, kept: Kept
 
 
 def _quantized(op: Op, program: Program, max_tokens: int) -> int:
-    if op.kernel not in ("matmul", "expert_matmul") or op.ins[0] is None or op.ins[1] is None:
+    if op.kernel not in PRODUCTS or op.ins[0] is None or op.ins[1] is None:
         return 0
     weight = program.weights[op.ins[0].index]
-    n_tiles = _expert_tiles(op, program, max_tokens) if op.kernel == "expert_matmul" else -(-max_tokens // TILE_TOKENS)
-    return quantized_bytes(weight, max_tokens * (op.ins[1].width // weight.shape[0]), n_tiles)
+    return quantized_bytes(weight, max_tokens * (op.ins[1].width // weight.shape[0]), _tiles(op, program, max_tokens))
+
+
+def _tiles(op: Op, program: Program, max_tokens: int) -> int:
+    """The most tiles of x that a product has."""
+    if op.kernel == "expert_matmul":
+        return _expert_tiles(op, program, max_tokens)
+    n_tiles = -(-max_tokens // TILE_TOKENS)
+    return n_tiles * int(op.params[0]) if op.kernel == "head_matmul" else n_tiles
 
 
 def _expert_tiles(op: Op, program: Program, max_tokens: int) -> int:
@@ -130,9 +138,23 @@ def _expert_tiles(op: Op, program: Program, max_tokens: int) -> int:
 
 
 def _order(op: Op, program: Program, max_tokens: int) -> int:
-    """Which pair is where in those tiles, and where each expert's begin."""
-    assert op.ins[0] is not None
-    return 4 * (program.weights[op.ins[0].index].shape[2] + 1 + TILE_TOKENS * _expert_tiles(op, program, max_tokens))
+    """Which row of x is where in those tiles; of experts also where each one's begin: experts.c, heads.c."""
+    if op.kernel == "matmul" or op.ins[0] is None:
+        return 0
+    n_firsts = program.weights[op.ins[0].index].shape[2] + 1 if op.kernel == "expert_matmul" else 0
+    return 4 * (n_firsts + TILE_TOKENS * _tiles(op, program, max_tokens))
+
+
+def _small(op: Op, program: Program) -> int:
+    """What a thread needs for an op's small weights as f32, and for what it computes of them."""
+    n = 0
+    if op.kernel not in ("embed", "add_position", "expert_add", "causal_conv", *PRODUCTS):
+        n += sum(math.prod(program.weights[o.index].shape) for o in op.ins if o and o.space is Space.WEIGHT)
+    if op.kernel == "route" and op.ins[0] is not None:
+        n += 2 * op.ins[0].width  # scores, and those of groups: route.c
+    if op.kernel == "ssm_scan" and op.ins[4] is not None:
+        n += op.ins[4].width  # what a head's state is multiplied by: scan.c
+    return 4 * n
 
 
 def _attention(op: Op, program: Program) -> int:
@@ -163,7 +185,7 @@ class CpuDevice:
         self._memory = host.memory
         self._f16_cache = f16_cache
         self._max_tokens = self._max_out = 0
-        self._context = self._n_rows_embedded = 1 << 31  # until a program says less
+        self._context = self._n_rows_embedded = self._n_positions = 1 << 31  # until a program says less
         self._programs: dict[Program, int] = {}
         self._kept, self._row = KEPT_NONE, 0
         self._failure = ""  # why nothing more is computed; not the exception, whose frames would keep the memory
@@ -191,6 +213,8 @@ class CpuDevice:
             for op in program.ops:
                 if op.kernel == "embed" and op.ins[0] is not None:
                     self._n_rows_embedded = min(self._n_rows_embedded, program.weights[op.ins[0].index].shape[1])
+                if op.kernel == "add_position" and op.ins[1] is not None:
+                    self._n_positions = min(self._n_positions, program.weights[op.ins[1].index].shape[1])
         self._team = allocate(TEAM_BYTES)
         self._ids, self._run_list = allocate(f.ids), allocate(f.run_list)
         self._quantized, self._candidates = allocate(f.quantized), allocate(f.candidates)
@@ -228,8 +252,9 @@ class CpuDevice:
         n = len(ids)
         if not 0 < n <= self._max_tokens or not 0 <= n_out <= min(n, self._max_out):
             raise ValueError(f"{n} tokens, {n_out} rows of logits; compiled for {self._max_tokens} and {self._max_out}")
-        if not 0 <= min(ids) <= max(ids) < self._n_rows_embedded or not 0 <= pos <= self._context - n:
-            there_are = f"there are {self._n_rows_embedded} tokens and {self._context} positions"
+        n_positions = min(self._context, self._n_positions)
+        if not 0 <= min(ids) <= max(ids) < self._n_rows_embedded or not 0 <= pos <= n_positions - n:
+            there_are = f"there are {self._n_rows_embedded} tokens and {n_positions} positions"
             raise ValueError(f"tokens {min(ids)} to {max(ids)} at {pos} on: {there_are}")
         check_rows(row, n, self._kept)
         self._memory.write(self._ids, array("i", ids))

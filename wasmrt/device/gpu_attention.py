@@ -106,7 +106,7 @@ def lower_rope_kv(op: Op, site: Site) -> Iterator[Step]:
 
 
 def lower_attention(op: Op, site: Site) -> Iterator[Step]:
-    q, keys, values, _ = op.ins
+    q, keys, values, _, _ = op.ins
     (y,) = op.out
     assert q
     assert keys

@@ -138,32 +138,34 @@ def _by_entries(page: _Page, op: Op) -> Iterator[Op]:
 # The rules: what an op becomes with those around it, or {}. A matmul's ins are (w, x), its params its rows.
 
 
-def _gate_up(page: _Page, swiglu: Op, whole: bool) -> Change:
+def _gate_up(page: _Page, activation: Op, whole: bool) -> Change:
     """Two products with the same rows and matrices of one kind, in the place of their activation."""
-    gate, up = (page.between(value, "matmul", swiglu) for value in swiglu.ins)
+    gate, up = (page.between(value, "matmul", activation) for value in activation.ins)
     if gate is None or up is None or gate.ins[1] != up.ins[1]:
         return {}
     kinds = {(w.type, w.shape) for op in (gate, up) for w in _matrices(page, op)}
     if len(kinds) > 1:
         return {}
-    fused = Op("gate_up", swiglu.out, (gate.ins[1], None, gate.ins[0], up.ins[0]), (0.0, "swiglu", *gate.params))
-    return {gate: None, up: None, swiglu: fused}
+    ins = gate.ins[1], None, gate.ins[0], up.ins[0]
+    fused = Op("gate_up", activation.out, ins, (0.0, activation.kernel, *gate.params))
+    return {gate: None, up: None, activation: fused}
 
 
 def _norm(page: _Page, norm: Op, whole: bool) -> Change:
     """A norm goes into all products with what it gives; if anything else reads that, it stays."""
     (h,), (x, w) = norm.out, norm.ins
+    eps, group = norm.params
     readers = page.readers(h)
-    if not readers or h == page.result or not all(map(_takes_norm, readers)):
+    if w is None or group != h.width or not readers or h == page.result or not all(map(_takes_norm, readers)):
         return {}
     change: dict[Op, Op | None] = {norm: None}
     for op in readers:
         if op.kernel != "matmul":
-            change[op] = replace(op, ins=(x, w, *op.ins[2:]), params=(*norm.params, *op.params[1:]))
+            change[op] = replace(op, ins=(x, w, *op.ins[2:]), params=(eps, *op.params[1:]))
     matmuls = [op for op in readers if op.kernel == "matmul"]
     while matmuls:
         some = _of_one_format(page, matmuls) if whole else matmuls[:1]
-        change |= _qkv(some, x, w, *norm.params)
+        change |= _qkv(some, x, w, eps)
         matmuls = [op for op in matmuls if op not in some]
     return change
 
@@ -221,6 +223,7 @@ def _qkv(matmuls: list[Op], x: Operand | None, norm: Operand | None, eps: Param)
 # In this order: a product that can take its norm or its activation does so first.
 RULES: Mapping[str, Callable[[_Page, Op, bool], Change]] = {
     "swiglu": _gate_up,
+    "geglu": _gate_up,
     "rms_norm": _norm,
     "add": _matmul_add,
     "matmul": _joined,

@@ -65,10 +65,12 @@ class Weight:
     def n_bytes(self) -> int:
         return self.type.row_bytes(self.shape[0]) * math.prod(self.shape[1:])
 
+    routed: bool = True  # of a stack of matrices: whether a pass uses the few that `route` names, or all of them
+
     @property
     def is_expert(self) -> bool:
         """Whether its entries are experts, of which a pass uses the few that `route` names."""
-        return len(self.shape) == 3
+        return len(self.shape) == 3 and self.routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Kernel:
 # Every op that exists. The meaning of each is the function of the same name in device/reference.py.
 KERNELS: Mapping[str, Kernel] = {
     "embed": Kernel(("w", "tokens")),
-    "rms_norm": Kernel(("x", "w"), ("eps",)),
+    "rms_norm": Kernel(("x", "w?"), ("eps", "group")),
     "matmul": Kernel(("w", "x"), ("first_row", "n_rows")),
     "add": Kernel(("x", "y"), elementwise=True),
     "mul": Kernel(("x", "y"), elementwise=True),
@@ -96,15 +98,32 @@ KERNELS: Mapping[str, Kernel] = {
         ("head_dim", "n_dims", "style", "base", "scale", "magnitude", "extrapolation", "ramp_low", "ramp_high"),
     ),
     "store_kv": Kernel(("k", "v", "pos"), mutates=("keys", "values")),
-    "attention": Kernel(("q", "keys", "values", "pos"), ("n_heads", "n_kv_heads", "scale")),
+    "attention": Kernel(
+        ("q", "keys", "values", "sinks?", "pos"),
+        ("n_heads", "n_kv_heads", "scale", "window", "chunked", "softcap", "max_bias"),
+    ),
     "last_rows": Kernel(("x", "n_out")),
-    "route": Kernel(("logits",), ("n_used",)),
+    "route": Kernel(("logits", "bias?"), ("n_used", "score", "normalize", "scale", "n_groups", "n_groups_used")),
     "expert_matmul": Kernel(("w", "x", "experts")),
     "expert_mul": Kernel(("x", "w", "experts")),
-    "expert_sum": Kernel(("x", "weights")),
+    "expert_sum": Kernel(("x", "weights?"), ("n_used",)),
     "causal_conv": Kernel(("x", "w"), mutates=("window",)),
-    "layer_norm": Kernel(("x", "w", "b?"), ("eps",)),
+    "layer_norm": Kernel(("x", "w?", "b?"), ("eps", "group")),
     "softmax": Kernel(("x",)),
+    "unary": Kernel(("x",), ("function", "a", "b", "c", "d"), elementwise=True),
+    "geglu": Kernel(("gate", "up"), elementwise=True),
+    "swiglu_oai": Kernel(("gate", "up"), ("alpha", "limit"), elementwise=True),
+    "columns": Kernel(("x",), ("group", "start", "n")),
+    "concat": Kernel(("x", "y"), ("group_x", "group_y")),
+    "add_position": Kernel(("x", "w", "pos")),
+    "temper": Kernel(("x", "pos"), ("length", "scale", "offset")),
+    "head_matmul": Kernel(("w", "x"), ("n_heads",)),
+    "expert_add": Kernel(("x", "w", "experts")),
+    "expert_spread": Kernel(("x", "weights")),
+    "ssm_scan": Kernel(("x", "dt", "b", "c", "a", "d?"), ("n_heads", "n_groups"), mutates=("state",)),
+    "delta_net": Kernel(
+        ("q", "k", "v", "g", "beta"), ("n_heads", "n_k_heads", "scale", "tiled"), mutates=("state",)
+    ),
     "qkv": Kernel(("x", "norm?", "w1", "w2?", "w3?"), ("eps", "first_row", "n_rows"), fused=True),
     "gate_up": Kernel(("x", "norm?", "w_gate", "w_up"), ("eps", "activation", "first_row", "n_rows"), fused=True),
     "matmul_add": Kernel(("w", "x", "r"), ("first_row", "n_rows"), overwrites=("r",), fused=True),
@@ -116,6 +135,13 @@ KERNELS: Mapping[str, Kernel] = {
         fused=True,
     ),
 }
+
+# What `unary` computes of an element; device/reference.py says how. scale, softcap, clamp and xielu take the numbers a to d.
+FUNCTIONS = (
+    "scale", "softcap", "clamp", "gelu", "gelu_erf", "gelu_quick", "silu", "relu", "relu2", "sigmoid", "softplus", "tanh",
+    "exp", "xielu",
+)  # fmt: skip
+SCORES = ("softmax", "sigmoid", "chosen")  # of `route`
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ typedef struct {
 // For each of n_rows: y[at .. at + 4 * n_vectors) = y * scale (0 if fresh) + the sum over j < n of x[j] * m[j * stride ..], in
 // the order of j. Two rows by four vectors are what 16 registers hold; one by eight is half as fast, since Cranelift loads all
 // of m before it multiplies.
-INLINE void columns(
+INLINE void accumulate(
     const Row* row, size_t at, const float* m, size_t stride, uint32_t n, const int fresh, const int n_rows, const int n_vectors
 ) {
     v128 sum[2][4];
@@ -131,9 +131,9 @@ INLINE void columns(
 static void score(const Row* row, int n_rows, const float* keys, uint32_t head_dim) {
     for (uint32_t k = 0; k < TILE; k += 16) {
         if (n_rows == 2)
-            columns(row, k, keys + k, TILE, head_dim, 1, 2, 4);
+            accumulate(row, k, keys + k, TILE, head_dim, 1, 2, 4);
         else
-            columns(row, k, keys + k, TILE, head_dim, 1, 1, 4);
+            accumulate(row, k, keys + k, TILE, head_dim, 1, 1, 4);
     }
 }
 
@@ -142,12 +142,12 @@ static void weigh(const Row* row, int n_rows, const float* v, uint32_t n, uint32
     uint32_t i = 0;
     for (; i + 16 <= dim; i += 16) {
         if (n_rows == 2)
-            columns(row, i, v + i, dim, n, 0, 2, 4);
+            accumulate(row, i, v + i, dim, n, 0, 2, 4);
         else
-            columns(row, i, v + i, dim, n, 0, 1, 4);
+            accumulate(row, i, v + i, dim, n, 0, 1, 4);
     }
     for (; i + 4 <= dim; i += 4)
-        for (int r = 0; r < n_rows; r++) columns(row + r, i, v + i, dim, n, 0, 1, 1);
+        for (int r = 0; r < n_rows; r++) accumulate(row + r, i, v + i, dim, n, 0, 1, 1);
     for (; i < dim; i++) {
         for (int r = 0; r < n_rows; r++) {
             float sum = row[r].y[i] * row[r].scale;

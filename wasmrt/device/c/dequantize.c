@@ -115,14 +115,12 @@ void dequantize(uint32_t type, const uint8_t* p, float* y, uint32_t n) {
     }
 }
 
-const float* row_f32(const Call* c, const Operand* o) {
+const float* small_f32(const Call* c, const Operand* o, float* room) {
     const Weight* w = weight(c, o);
     uint32_t n_left;
-    const uint8_t* p = packed(c, w, 0, 0, &n_left);
-    if (w->type == F32) return (const float*)p;
-    float* row = (float*)(scratch(c) + c->team->row_at);
-    dequantize(w->type, p, row, w->n);
-    return row;
+    if (w->type == F32 && w->n_entries == 1) return (const float*)packed(c, w, 0, 0, &n_left);
+    for (uint32_t r = 0; r < w->n_rows; r++) dequantize(w->type, packed(c, w, 0, r, &n_left), room + (size_t)r * w->n, w->n);
+    return room;
 }
 
 // embed: row `token` of w for each token. Rows are split over threads.

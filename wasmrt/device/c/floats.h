@@ -43,9 +43,10 @@ INLINE float dot(uint32_t type, const uint8_t* w, const float* x, uint32_t n, in
 
 #define FLOAT_ROWS 4  // rows that meet a token together, so that x is not read from afar for each
 
-// Rows that follow one another times n_tokens rows of x: y[t * m + r]. room: for FLOAT_ROWS rows.
+// Rows that follow one another times n_tokens rows of x, x_width apart: y[t * m + r]. room: for FLOAT_ROWS rows.
 static inline void float_rows(
-    const Weight* w, const uint8_t* p, const float* x, float* y, size_t m, uint32_t n_rows, uint32_t n_tokens, float* room
+    const Weight* w, const uint8_t* p, const float* x, size_t x_width, float* y, size_t m, uint32_t n_rows, uint32_t n_tokens,
+    float* room
 ) {
     for (uint32_t r = 0, count; r < n_rows; r += count, p += (size_t)count * w->row_bytes) {
         count = n_rows - r < FLOAT_ROWS ? n_rows - r : FLOAT_ROWS;
@@ -65,6 +66,6 @@ static inline void float_rows(
         }
         for (uint32_t t = 0; t < n_tokens; t++)
             for (uint32_t i = 0; i < count; i++)
-                y[t * m + r + i] = dot(F32, rows + 4 * (size_t)i * w->n, x + (size_t)t * w->n, w->n, &wrong);
+                y[t * m + r + i] = dot(F32, rows + 4 * (size_t)i * w->n, x + t * x_width, w->n, &wrong);
     }
 }

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include "simd.h"
 
-#define VERSION 2u
+#define VERSION 3u
 #define TILE 64  // keys that attention takes at once; a cache begins a new block of keys every TILE positions
 
 typedef struct {
@@ -23,7 +23,7 @@ enum { WEIGHT, ACTIVATION, KV, STATE, ABSENT };
 
 typedef struct {
     uint32_t kernel, flags;
-    Operand out[2], in[4];  // what an op mutates (cache, state) comes first in out, or after its one output
+    Operand out[2], in[6];  // what an op mutates (cache, state) comes first in out, or after its one output
     double params[9];
 } Op;
 
@@ -32,7 +32,7 @@ enum { QUANTIZED = 1 };  // Op.flags: the product before, if of the same run, ha
 typedef struct {
     uint32_t type;  // ggml's id of the format
     uint32_t first, n_entries, rows_per_entry;
-    uint32_t n, n_rows, n_experts, row_bytes;
+    uint32_t n, n_rows, n_experts, row_bytes;  // n_experts: 0 unless `route` names its entries
 } Weight;
 
 typedef struct {
@@ -75,7 +75,7 @@ typedef struct {
 
 // The sizes that the Python side has too.
 _Static_assert(sizeof(Operand) == 12, "device/binary.py OPERAND");
-_Static_assert(sizeof(Op) == 152, "device/binary.py OP");
+_Static_assert(sizeof(Op) == 176, "device/binary.py OP");
 _Static_assert(sizeof(Weight) == 32, "device/binary.py WEIGHT");
 _Static_assert(sizeof(Program) == 32, "device/binary.py HEADER");
 _Static_assert(sizeof(Binding) == 40, "device/cpu.py BINDING");
@@ -130,8 +130,14 @@ static inline int is_quantized(const Call* c) { return c->op->flags & QUANTIZED 
 
 static inline uint8_t* scratch(const Call* c) { return at(c->team->scratch + c->thread * c->team->scratch_bytes); }
 
-// A weight of one row as f32: in place if it is F32, else in this thread's scratch (row_at; the next call overwrites it).
-const float* row_f32(const Call* c, const Operand* o);
+// A small weight as f32, its rows one after another: in place if it is F32 in one piece, else in `room`, which is the thread's
+// own for row_f32 (row_at; the next call overwrites it).
+const float* small_f32(const Call* c, const Operand* o, float* room);
+static inline float* row_room(const Call* c) { return (float*)(scratch(c) + c->team->row_at); }
+static inline const float* row_f32(const Call* c, const Operand* o) { return small_f32(c, o, row_room(c)); }
+
+// Numbers of a small weight.
+static inline size_t n_numbers(const Weight* w) { return (size_t)w->n * w->n_rows; }
 
 // n packed weights of one row to f32, as gguf/quants.py defines the format.
 void dequantize(uint32_t type, const uint8_t* packed, float* out, uint32_t n);
@@ -159,4 +165,5 @@ static inline void share(const Call* c, uint32_t n, uint32_t* begin, uint32_t* e
 // All threads call each; there is a meeting after each.
 typedef void Kernel(const Call* c);
 Kernel embed, rms_norm, matmul, add, mul, swiglu, rope, store_kv, attention, last_rows, route, expert_matmul, expert_mul,
-    expert_sum, causal_conv, layer_norm, softmax;
+    expert_sum, causal_conv, layer_norm, softmax, unary, geglu, swiglu_oai, columns, concat, add_position, temper, head_matmul,
+    expert_add, expert_spread, ssm_scan, delta_net;

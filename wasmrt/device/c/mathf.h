@@ -29,6 +29,60 @@ static inline v128 exp_f32x4(v128 x) {
     return wasm_f32x4_mul(p, wasm_i32x4_shl(wasm_i32x4_add(wasm_i32x4_sub(power, half), bias), 23));
 }
 
+// tanh(x) within 4 ulp: near 0 Lambert's continued fraction, which keeps the digits of small results.
+static inline v128 tanh_f32x4(v128 x) {
+    const v128 one = splat_f32(1.0f);
+    v128 z = wasm_f32x4_mul(x, x), size = wasm_f32x4_abs(x);
+    v128 above = wasm_f32x4_add(wasm_f32x4_mul(wasm_f32x4_add(z, splat_f32(105.0f)), z), splat_f32(945.0f));
+    v128 below = wasm_f32x4_add(wasm_f32x4_mul(wasm_f32x4_add(wasm_f32x4_mul(z, splat_f32(15.0f)), splat_f32(420.0f)), z), splat_f32(945.0f));
+    v128 near = wasm_f32x4_mul(x, wasm_f32x4_div(above, below));
+    v128 far = wasm_f32x4_add(exp_f32x4(wasm_f32x4_add(size, size)), one);
+    far = wasm_f32x4_sub(one, wasm_f32x4_div(splat_f32(2.0f), far));
+    far = wasm_v128_or(far, wasm_v128_and(x, wasm_i32x4_const_splat((int32_t)0x80000000)));
+    return wasm_v128_bitselect(near, far, wasm_f32x4_lt(size, splat_f32(0.625f)));
+}
+
+// e^x - 1 of x up to 1, keeping the digits of small results: 2 t / (1 - t), t = tanh(x / 2).
+static inline v128 expm1_f32x4(v128 x) {
+    v128 t = tanh_f32x4(wasm_f32x4_mul(x, splat_f32(0.5f)));
+    return wasm_f32x4_div(wasm_f32x4_add(t, t), wasm_f32x4_sub(splat_f32(1.0f), t));
+}
+
+// log(1 + x) of x from 0 to 2^29, within 3 ulp: 1 + x = 2^n * m with m in [1/sqrt(2), sqrt(2)), log(m) = 2 artanh(s).
+static inline v128 log1p_f32x4(v128 x) {
+    const v128 one = splat_f32(1.0f), two = splat_f32(2.0f), least = wasm_i32x4_const_splat(0x3f3504f3);  // 1/sqrt(2)
+    v128 u = wasm_f32x4_add(x, one), n = wasm_i32x4_shr(wasm_i32x4_sub(u, least), 23);
+    v128 m = wasm_i32x4_sub(u, wasm_i32x4_shl(n, 23));
+    // s = (m - 1) / (m + 1); while n is 0 without the rounding of 1 + x.
+    v128 small = wasm_i32x4_eq(n, zero());
+    v128 s = wasm_f32x4_div(wasm_v128_bitselect(x, wasm_f32x4_sub(m, one), small),
+                            wasm_v128_bitselect(wasm_f32x4_add(x, two), wasm_f32x4_add(m, one), small));
+    v128 z = wasm_f32x4_mul(s, s), sum = splat_f32(1.0f / 9);  // |s| < 0.172
+    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, z), splat_f32(1.0f / 7));
+    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, z), splat_f32(1.0f / 5));
+    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, z), splat_f32(1.0f / 3));
+    s = wasm_f32x4_add(s, s);
+    v128 log_m = wasm_f32x4_add(s, wasm_f32x4_mul(s, wasm_f32x4_mul(z, sum)));
+    return wasm_f32x4_add(wasm_f32x4_mul(wasm_f32x4_convert_i32x4(n), splat_f32(0x1.62e43p-1f)), log_m);
+}
+
+// log(1 + e^x): x itself above 20, NaN for NaN.
+static inline v128 softplus_f32x4(v128 x) {
+    v128 low = log1p_f32x4(exp_f32x4(wasm_f32x4_pmin(x, splat_f32(20.0f))));
+    return wasm_v128_bitselect(low, x, wasm_f32x4_le(x, splat_f32(20.0f)));
+}
+
+// erfc(z) of z from 0 up, within 1e-6 of itself down to 1e-30. Source: Numerical Recipes, erfc by Chebyshev fitting (1.2e-7).
+static inline v128 erfc_f32x4(v128 z) {
+    v128 t = wasm_f32x4_div(splat_f32(1.0f), wasm_f32x4_add(splat_f32(1.0f), wasm_f32x4_mul(z, splat_f32(0.5f))));
+    static const float FIT[] = {-0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f, 0.09678418f, 0.37409196f,
+                                1.00002368f, -1.26551223f};
+    v128 fit = splat_f32(0.17087277f);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 9; i++) fit = wasm_f32x4_add(wasm_f32x4_mul(fit, t), splat_f32(FIT[i]));
+    return wasm_f32x4_mul(t, exp_f32x4(wasm_f32x4_sub(fit, wasm_f32x4_mul(z, z))));
+}
+
 static inline float exp_f32(float x) { return wasm_f32x4_extract_lane(exp_f32x4(splat_f32(x)), 0); }
 
 // log(x) of a positive normal double, within 2 ulp: x = 2^n * m with m in [1/sqrt(2), sqrt(2)), and

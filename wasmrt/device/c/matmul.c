@@ -29,7 +29,7 @@ static Rows* const ROWS_OF[] = {
 void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const void* x, float* y, uint32_t n_rows) {
     uint32_t kind = quantized_kind(w->type);
     if (kind) ROWS_OF[w->type](p, w->row_bytes, w->n / block_of(kind), x, y, n_rows);
-    else float_rows(w, p, x, y, 0, n_rows, 1, (float*)(scratch(c) + c->team->row_at));
+    else float_rows(w, p, x, w->n, y, 0, n_rows, 1, row_room(c));
 }
 
 // Many tokens: at most GROUP_ROWS rows times all tiles of x, in pairs; an odd last row is its own partner.
@@ -77,12 +77,6 @@ uint32_t grain_of(const Weight* w) {
     return grain < 4 ? 4 : grain;
 }
 
-// acc (n rows, n_tokens of stride) to y (n_tokens, n of m): a token's rows are written together, as they share a cache line.
-static void turn(float* restrict y, size_t m, const float* restrict acc, size_t stride, uint32_t n_tokens, uint32_t n) {
-    for (uint32_t t = 0; t < n_tokens; t++, y += m, acc++)
-        for (uint32_t i = 0; i < n; i++) y[i] = acc[i * stride];
-}
-
 void matmul(const Call* c) {
     const Operand *in = &c->op->in[1], *out = &c->op->out[0];
     const Weight* w = weight(c, &c->op->in[0]);
@@ -104,7 +98,7 @@ void matmul(const Call* c) {
                 const uint8_t* p = packed(c, w, 0, r, &n_left);
                 n = first + end - r < n_left ? first + end - r : n_left;
                 if (!kind) {
-                    float_rows(w, p, x, y + r, w->n_rows, n, n_tokens, (float*)(scratch(c) + c->team->row_at));
+                    float_rows(w, p, x, w->n, y + r, w->n_rows, n, n_tokens, row_room(c));
                     continue;
                 }
                 for (uint32_t t = 0; t < n_tokens; t++)

@@ -11,9 +11,10 @@
 
 static Kernel* const KERNELS[] = {
     embed, rms_norm, matmul, add, mul, swiglu, rope, store_kv, attention, last_rows, route, expert_matmul, expert_mul,
-    expert_sum, causal_conv, layer_norm, softmax,
+    expert_sum, causal_conv, layer_norm, softmax, unary, geglu, swiglu_oai, columns, concat, add_position, temper, head_matmul,
+    expert_add, expert_spread, ssm_scan, delta_net,
 };
-enum { N_KERNELS = sizeof KERNELS / sizeof *KERNELS, EMBED = 0, MATMUL = 2, ROUTE = 10, EXPERT_MATMUL = 11 };
+enum { N_KERNELS = sizeof KERNELS / sizeof *KERNELS, EMBED = 0, MATMUL = 2, ROUTE = 10, EXPERT_MATMUL = 11, HEAD_MATMUL = 24 };
 
 static inline uint32_t look(const uint32_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static inline int is_aborted(const Team* t) { return look(&t->control) >= ABORT; }
@@ -94,7 +95,7 @@ static uint32_t run_segment(Call* c, uint32_t first, uint32_t end, uint32_t* sto
         *stopped = i;
         c->op = &ops[i];
         KERNELS[c->op->kernel](c);
-        if (c->op->kernel == MATMUL || c->op->kernel == EXPERT_MATMUL)
+        if (c->op->kernel == MATMUL || c->op->kernel == EXPERT_MATMUL || c->op->kernel == HEAD_MATMUL)
             c->has_quantized |= quantized_kind(weight(c, &c->op->in[0])->type) != 0;
         if (meet(c)) return is_aborted(c->team) ? ABORTED : CANCELLED;
         *stopped = i + 1;
@@ -157,7 +158,7 @@ static uint32_t check(Team* t) {
             c.op = &ops[i];
             if (c.op->kernel >= N_KERNELS) return BAD_PROGRAM;
             if (c.op->kernel == ROUTE) chosen = 0;
-            for (uint32_t j = 0; j < 4; j++)
+            for (uint32_t j = 0; j < sizeof c.op->in / sizeof *c.op->in; j++)
                 if (c.op->in[j].space == WEIGHT && !is_there(&c, &c.op->in[j], chosen)) return ABSENT_WEIGHT;
         }
     }
