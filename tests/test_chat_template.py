@@ -206,6 +206,11 @@ def test_lists_of_text_parts_reach_templates_that_know_only_strings():
     assert render("{% for p in messages[0]['content'] %}{{ p['text'] }},{% endfor %}", messages) == "a,b,"
 
 
+def test_strings_reach_templates_that_know_only_parts():
+    source = "{% for m in messages %}{% for p in m.content if p.type == 'text' %}{{ p.text }}{% endfor %};{% endfor %}"
+    assert render(source, [*USER, {"role": "assistant", "content": "Yes?"}]) == "Hi;Yes?;"
+
+
 @pytest.mark.parametrize(
     ("messages", "error"),
     [

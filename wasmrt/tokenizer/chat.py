@@ -81,6 +81,7 @@ class ChatTemplate:
         elif not source:
             self._say("the model has no chat template; using ChatML, which it may not know")
         self.source = source or CHATML
+        self._reads_parts = re.search(r"""['"]text['"]|\.text\b""", self.source) is not None
         self.bos_token = bos_token
         self.eos_token = eos_token
         self._guard = ControlGuard(control_texts)
@@ -115,14 +116,17 @@ class ChatTemplate:
             if tools or documents:
                 self._say(f"the built-in format {self._format.name} has no place for tools or documents: they are left out")
             return self._written(self._format, messages, add_generation_prompt)
-        try:
-            rendered = self._rendered(messages, add_generation_prompt, tools=tools, documents=documents, **variables)
-            left_out = self._left_out(messages, rendered.text) if self._family else ""
+        rendered, problem = None, ""
+        for form in self._forms(messages):
+            try:
+                attempt = self._rendered(form, add_generation_prompt, tools=tools, documents=documents, **variables)
+            except FormatError as e:
+                problem = problem or str(e)
+                break
+            left_out = self._left_out(messages, attempt.text) if self._family or self._reads_parts else ""
             if not left_out:
-                return rendered
-            problem = f"the chat template leaves out {left_out}"
-        except FormatError as e:
-            rendered, problem = None, str(e)
+                return attempt
+            rendered, problem = rendered or attempt, f"the chat template leaves out {left_out}"
         if self._family is not None and not tools and not documents:
             try:
                 written = self._written(self._family, messages, add_generation_prompt)
@@ -138,7 +142,7 @@ class ChatTemplate:
     def _rendered(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool | None, **variables: Any
     ) -> Rendered:
-        given = {"messages": self._typed(messages), **variables}
+        given = {"messages": messages, **variables}
         marker = _unused_marker(self.source, self.bos_token, self.eos_token, *_strings(given))
         copier = _Copier(self._guard, marker)
         inputs = {name: copier.copy(value, name) for name, value in given.items()}
@@ -199,11 +203,17 @@ class ChatTemplate:
                 found = type(message["content"]).__name__
                 raise ValueError(f"messages[{i}]: 'content' is {found}, expected a str, None or a list of parts")
 
-    def _typed(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """Messages with lists of text parts joined to one string, for a template that never looks at the text of a part."""
-        if re.search(r"""['"]text['"]|\.text\b""", self.source):
-            return messages
-        return [{**m, "content": _joined(m["content"])} if "content" in m else m for m in messages]
+    def _forms(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+        """The messages as the template may expect them: contents as given, and as parts where it knows nothing else.
+
+        Lists of text parts are joined to one string for a template that never looks at the text of a part.
+        """
+        if not self._reads_parts:
+            yield [{**m, "content": _joined(m["content"])} if "content" in m else m for m in messages]
+            return
+        yield messages
+        if any(isinstance(m.get("content"), str) for m in messages):
+            yield [{**m, "content": _parts(m["content"])} if "content" in m else m for m in messages]
 
 
 def from_metadata(
@@ -314,6 +324,10 @@ def _joined(content: Any) -> Any:
     if isinstance(content, (list, tuple)) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
         return "\n".join(part["text"] for part in content)
     return content
+
+
+def _parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _letters(text: str) -> str:
