@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -414,3 +415,8 @@ def test_it_is_the_guard_that_keeps_them_out(name):
     attack = [{"role": "user", "content": control}]
     rendered = made(None, [], control_texts=[control], built_in=(FORMATS[name], control)).render(attack)
     assert rendered.plain.count(control) == rendered.text.count(control) + 1
+
+
+def test_the_documentation_names_every_format():
+    text = (Path(__file__).parent.parent / "docs" / "chat.md").read_text("utf-8")
+    assert [name for name in FORMATS if f"`{name}`" not in text] == []

@@ -26,6 +26,7 @@ async def describe(ref: Ref) -> dict[str, Any]:
         check_formats(built.programs)
     except WasmrtError as error:
         runs, why_not = False, str(error)
+    tokenizer, chat = _text(header)
     return {
         "file": source.name,
         "file_bytes": source.size,
@@ -40,7 +41,8 @@ async def describe(ref: Ref) -> dict[str, Any]:
             for t in header.tensors.values()
         ],
         "config": config.as_dict() if config else None,
-        "tokenizer": _tokenizer(header),
+        "tokenizer": tokenizer,
+        "chat": chat,
         "runs": runs,
         "why_not": why_not,
     }
@@ -55,21 +57,31 @@ def _plain(value: Value) -> Any:
     return {"length": len(value), "first": [_plain(item) for item in value[:8]]}
 
 
-def _tokenizer(header: Header) -> str:
+def _text(header: Header) -> tuple[str, dict[str, Any]]:
+    """The file's tokenizer in words, and how a conversation reaches the model: the keys of tokenizer/markers.py."""
+    from wasmrt.tokenizer.markers import NO_CHAT, describe_chat  # Jinja2 takes longer to import than a header
+
     try:
         tokenizer = from_metadata(header.metadata)
     except WasmrtError as error:
-        return f"none: {error}"
-    return f"{tokenizer.kind}, {tokenizer.n_vocab} tokens"
+        return f"none: {error}", {**NO_CHAT, "why": str(error)}
+    shown = f"{tokenizer.kind}, {tokenizer.n_vocab} tokens"
+    try:
+        return shown, describe_chat(header.metadata, tokenizer)
+    except WasmrtError as error:
+        return shown, {**NO_CHAT, "why": str(error)}
 
 
 def summary(found: dict[str, Any], tensors: bool = False) -> str:
     """The description as lines for a person."""
+    from wasmrt.tokenizer.markers import chat_lines
+
     lines = [
         f"{found['file']}: GGUF v{found['version']}, {found['file_bytes'] / 2**20:.1f} MiB, header {found['header_bytes']} B",
         f"{found['n_tensors']} tensors, {found['n_parameters']:,} parameters, "
         + ", ".join(f"{count} {name}" for name, count in found["formats"].items()),
         f"tokenizer: {found['tokenizer']}",
+        *chat_lines(found["chat"]),
         "runs: yes" if found["runs"] else f"runs: no, {found['why_not']}",
         "",
     ]
