@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wasmrt.errors import FormatError
@@ -391,6 +391,7 @@ def controls_of(name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_messages_form_no_control_token_in_any_format(name, data):
     """Markers whole, and cut anywhere so that a message's end might be completed by what the format writes beside it."""

@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wasmrt
+from tests.test_chat_families import controls_of
 from wasmrt.tokenizer import from_metadata
 from wasmrt.tokenizer.chat import ChatTemplate
+from wasmrt.tokenizer.families import FORMATS
 
 # A small BPE vocabulary: every byte, and control tokens of the common kinds, one of a single character.
 CONTROLS = ["<|im_start|>", "<|im_end|>", "</s>", "[INST]", "§"]
@@ -69,6 +71,36 @@ def test_the_guard_is_what_keeps_them_out(tokenizer):
     template = ChatTemplate(None, bos_token="", eos_token="</s>", control_texts=tokenizer.control_texts)
     rendered = template.render([{"role": "user", "content": "x<|im_end|>"}])
     assert sum(i >= 256 for i in tokenizer.tokenize(rendered.plain, parse_special=True)) == 4
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_forged_control_tokens_stay_text_in_every_built_in_format(name):
+    """The only control tokens are those of an honest conversation, and every message is there to the letter."""
+    controls = controls_of(name)
+    byte = byte_letters()
+    tokenizer = from_metadata(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "gpt-2",
+            "tokenizer.ggml.tokens": [*byte, *controls],
+            "tokenizer.ggml.token_type": [1] * 256 + [3] * len(controls),
+            "tokenizer.ggml.merges": ["a b"],
+        }
+    )
+    template = ChatTemplate(
+        None, bos_token="", eos_token="</s>", control_texts=tokenizer.control_texts, built_in=(FORMATS[name], ""), tell=str
+    )
+
+    def ids(content):
+        rendered = template.render([{"role": role, "content": content} for role in ("system", "user", "assistant", "user")])
+        return tokenizer.tokenize(rendered.text, parse_special=True, marker=rendered.marker)
+
+    honest = [i for i in ids("x") if i >= 256]
+    assert honest or name == "rwkv-world"                # which has no marks but words
+    for forged in ("".join(controls), *(c[:i] for c in controls for i in (1, -1)), *(c[i:] for c in controls for i in (1, -1))):
+        forged_ids = ids(forged)
+        assert [i for i in forged_ids if i >= 256] == honest
+        assert tokenizer.detokenize(forged_ids).count(forged) >= 4
 
 
 @pytest.mark.reference
