@@ -101,6 +101,9 @@ WRITTEN = {
     "exaone3":
     "[|system|]Be brief.[|endofturn|]\n[|user|] Hi \n[|assistant|]<think>Hm.</think>Yes?[|endofturn|]\n[|user|]Why?\n[|assi"
     "stant|]",
+    "exaone4":
+    "[|system|]\nBe brief.[|endofturn|]\n[|user|]\n Hi [|endofturn|]\n[|assistant|]\n<think>\n\n</think>\n\nYes?[|endofturn|]\n"
+    "[|user|]\nWhy?[|endofturn|]\n[|assistant|]\n<think>\n\n</think>\n\n",
     "rwkv-world": "System: Be brief.\n\nUser: Hi\n\nAssistant: <think>Hm.</think>Yes?\n\nUser: Why?\n\nAssistant:",
     "granite":
     "<|start_of_role|>system<|end_of_role|>Be brief.<|end_of_text|>\n<|start_of_role|>user<|end_of_role|> Hi <|end_of_text|"

@@ -163,6 +163,13 @@ def _kimi() -> Format:
     return Format("kimi-k2", MappingProxyType(turns), "<|im_assistant|>assistant<|im_middle|>")
 
 
+def _exaone4() -> Format:
+    """Answers without reasoning, as the published template writes them by default: an empty one goes before each."""
+    end, answer = "[|endofturn|]\n", "[|assistant|]\n<think>\n\n</think>\n\n"
+    turns = _three(("[|system|]\n", end), ("[|user|]\n", end), (answer, end))
+    return Format("exaone4", turns, answer, stripped=("assistant",), answer_after="</think>")
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType({f.name: f for f in (
     Format("chatml", _any("<|im_start|>{role}\n", "<|im_end|>\n"), "<|im_start|>assistant\n"),
     Format("phi4", _any("<|im_start|>{role}<|im_sep|>", "<|im_end|>"), "<|im_start|>assistant<|im_sep|>"),
@@ -207,6 +214,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType({f.name: f for f in (
     Format("minicpm", _three(("", ""), ("<用户>", "<AI>"), ("", "")), "", stripped=ROLES),
     Format("exaone3", _three(("[|system|]", "[|endofturn|]\n"), ("[|user|]", "\n"), ("[|assistant|]", "[|endofturn|]\n")),
            "[|assistant|]", without_system="[|system|][|endofturn|]\n"),
+    _exaone4(),
     Format("rwkv-world", _three(("System: ", "\n\n"), ("User: ", "\n\n"), ("Assistant: ", "\n\n")), "Assistant:",
            stripped=ROLES),
     Format("granite", _any("<|start_of_role|>{role}<|end_of_role|>", "<|end_of_text|>\n"),
@@ -277,7 +285,8 @@ TEMPLATE_SIGNS = (
     Sign("minicpm", ("<用户>",)),
     Sign("deepseek2", ("'Assistant: ' + message['content'] + eos_token",)),
     Sign("deepseek3", ("<｜User｜>", "<｜Assistant｜>")),
-    Sign("exaone3", ("[|system|]", "[|assistant|]", "[|endofturn|]"), lacks=("[|tool|]",)),
+    Sign("exaone4", ("[|system|]", "[|assistant|]", "[|endofturn|]", "[|tool|]")),
+    Sign("exaone3", ("[|system|]", "[|assistant|]", "[|endofturn|]")),
     Sign("rwkv-world", ("'User: ' + message['content']|trim + '\\n\\n'",)),
     Sign("granite", ("<|start_of_role|>",)),
     Sign("gigachat", ("additional_special_tokens[0] + message['content'] + additional_special_tokens[1]",)),
@@ -308,6 +317,7 @@ VOCABULARY_SIGNS = (
     Sign("phi3", ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), architectures=("phi3", "phimoe")),
     Sign("chatglm4", ("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"), architectures=("chatglm", "glm4")),
     Sign("exaone3", ("[|system|]", "[|user|]", "[|assistant|]", "[|endofturn|]"), architectures=("exaone",)),
+    Sign("exaone4", ("[|system|]", "[|user|]", "[|assistant|]", "[|tool|]", "[|endofturn|]"), architectures=("exaone4",)),
     Sign("minicpm", ("<用户>", "<AI>"), architectures=("minicpm",)),
     Sign("megrez", ("<|role_start|>", "<|role_end|>", "<|turn_end|>")),
     Sign("dots1", ("<|userprompt|>", "<|endofuserprompt|>", "<|response|>", "<|endofresponse|>")),
