@@ -50,6 +50,7 @@ SNIPPETS = (
     "Hello", " world", "don't", "I'LL", "'ſ", "we'Ve", " 'tis", "12345", " 3.14", "１２", "½", "Ⅷ", "...", "->", "\r\n",
     "\n\n ", "\t", "    ", " \n \n", "\x85", "\u3000", "\u200b", "éa\u0301", "नमस्ते", "中文", "가나", "ǅ", "ʰ", "ﬀ", "😀",
     "👩\u200d👧", "_", "</s>", "<s>", "<|im_end|>", "[INST]", "\U000e0fff", "\U00064e3c", "\x00", "\x0b", "\x1c", "$+<=>^`|~",
+    "1234567", "12345a", "٣٤٥٦", "々〇", "⺀", "あ", "\U00016ff0", "<sentinel:12>", "IMGIMGABCDEZ",
 )  # fmt: skip
 TEXTS = st.lists(st.sampled_from(SNIPPETS) | st.text(max_size=6), max_size=12).map("".join)
 
@@ -505,11 +506,11 @@ def test_bytes_that_are_no_utf8_in_texts():
     assert tokenizer.tokenize("a\ufffd\ufffd") == [LETTER_OF.index("a"), *"\ufffd\ufffd".encode()]
 
 
-@pytest.mark.parametrize("model", ["bert", "t5", "rwkv", "plamo2", "gemma4", "x" * 1000])
+@pytest.mark.parametrize("model", ["hybriddna", "replit", "x" * 1000])
 def test_unknown_tokenizers_are_named(model):
     with pytest.raises(UnsupportedError, match=model[:20]) as error:
         from_metadata({"tokenizer.ggml.model": model})
-    assert len(one_line(error)) < 250
+    assert len(one_line(error)) < 300
 
 
 @pytest.mark.parametrize("model", ["no_vocab", "none", None])
@@ -518,7 +519,7 @@ def test_files_without_a_tokenizer(model):
         from_metadata({} if model is None else {"tokenizer.ggml.model": model})
 
 
-@pytest.mark.parametrize("name", ["kimi-k2", "nonsense", "\n"])
+@pytest.mark.parametrize("name", ["longcat", "nonsense", "\n"])
 def test_unknown_pretokenizers_are_named(name):
     with pytest.raises(UnsupportedError) as error:
         toy_bpe(pre=name)
@@ -589,5 +590,5 @@ def test_names_of_files_are_all_distinct_patterns():
     assert len(FAMILY_NAMES) == len(set(PRETOKENIZERS.values()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for name in PRETOKENIZERS:
+        for name in (name for name, pretokenizer in PRETOKENIZERS.items() if pretokenizer.letters == "bytes"):
             assert toy_bpe(pre=name).detokenize(toy_bpe(pre=name).tokenize("A 12 b\n")) == "A 12 b\n"

@@ -1,4 +1,6 @@
-"""Byte-level BPE (GPT-2 and most models since): words as bytes, each byte a letter, letters merged by the file's list.
+"""BPE by a list of merges. Byte-level (GPT-2 and most models since): words as bytes, each byte a letter, letters merged.
+
+Gemma 4 and a few others merge characters instead, and spell in bytes, "<0x0A>", what is no token.
 
 Source: Sennrich et al. 2016, arXiv 1508.07909; the byte alphabet: Radford et al. 2019 (GPT-2).
 """
@@ -6,8 +8,10 @@ Source: Sennrich et al. 2016, arXiv 1508.07909; the byte alphabet: Radford et al
 from collections.abc import Sequence
 from functools import cached_property
 
+from wasmrt.tokenizer.folding import lower
 from wasmrt.tokenizer.merge import WordCache, merge
-from wasmrt.tokenizer.pretokenize import Pretokenizer, Splitter
+from wasmrt.tokenizer.pretokenize import Pretokenizer, Splitter, class_of
+from wasmrt.tokenizer.spaced import SPACE, SpacedWords
 from wasmrt.tokenizer.vocab import Vocab
 
 
@@ -26,13 +30,14 @@ class BytePairs:
     """Text without special tokens -> ids.
 
     A merge with a part or result that is no token is ignored. A byte whose letter is no token is dropped, as the `tokenizers`
-    library does: such a vocabulary cannot express it.
+    library does: such a vocabulary cannot express it. lowercase: only where merges see "words" (pretokenize.py).
     """
 
-    def __init__(self, vocab: Vocab, merges: Sequence[str], pretokenizer: Pretokenizer) -> None:
+    def __init__(self, vocab: Vocab, merges: Sequence[str], pretokenizer: Pretokenizer, *, lowercase: bool = False) -> None:
         self._vocab = vocab
         self._merges = merges
         self._pretokenizer = pretokenizer
+        self._lowercase = lowercase
         self._cache = WordCache(self._encode_word)
 
     @cached_property
@@ -45,13 +50,28 @@ class BytePairs:
         lines = list(self._merges)
         return dict(zip(reversed(lines), range(len(lines) - 1, -1, -1), strict=True))
 
+    @cached_property
+    def _spaced(self) -> SpacedWords:
+        return SpacedWords(self._vocab.plain_ids)
+
     def encode(self, text: str) -> list[int]:
-        return self._cache.encode(self._splitter.split(text))
+        match self._pretokenizer.letters:
+            case "spaces":
+                lines = self._splitter.split(text.replace(" ", SPACE))
+                words = [word for line in lines for word in self._spaced.cut(line)]
+            case "words":
+                text = lower(text) if self._lowercase else text
+                words = [word for word in self._splitter.split(text) if class_of(ord(word[0])) != "Z"]
+            case _:
+                words = self._splitter.split(text)
+        return self._cache.encode(words)
 
     def _encode_word(self, word: str) -> list[int]:
         ids = self._vocab.plain_ids
-        letters = [LETTER_OF[byte] for byte in word.encode()]
-        if self._pretokenizer.ignore_merges:
+        in_bytes = self._pretokenizer.letters == "bytes"
+        letters = [LETTER_OF[byte] for byte in word.encode()] if in_bytes else list(word)
+        may_be_whole = self._pretokenizer.ignore_merges
+        if may_be_whole is True or (may_be_whole == "lines" and not word.strip("\n")):
             whole = ids.get("".join(letters))
             if whole is not None:
                 return [whole]
@@ -61,10 +81,17 @@ class BytePairs:
             rank = ranks.get(f"{left} {right}")
             return rank if rank is None or left + right in ids else None
 
-        return [ids[part] for part in merge([letter for letter in letters if letter in ids], rank_of)]
+        if in_bytes:
+            return [ids[part] for part in merge([letter for letter in letters if letter in ids], rank_of)]
+        encoded: list[int] = []
+        for part in merge(letters, rank_of):
+            encoded += [ids[part]] if part in ids else self._vocab.spell(part)
+        return encoded
 
     def decode(self, text: str) -> bytes:
         """The bytes of a token's text; a character outside the byte alphabet stands for itself."""
+        if self._pretokenizer.letters != "bytes":
+            return text.replace(SPACE, " ").encode() if self._pretokenizer.letters == "spaces" else text.encode()
         try:
             return bytes([BYTE_OF[letter] for letter in text])
         except KeyError:

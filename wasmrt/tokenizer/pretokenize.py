@@ -7,11 +7,12 @@ pattern with characters of its own outside ASCII is matched against the text its
 
 import re
 from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from wasmrt.errors import UnsupportedError
-from wasmrt.tokenizer.unicode_table import RUNS
+from wasmrt.tokenizer.unicode_table import HAN, RUNS
 
 # Patterns, in the syntax of the files that models are published with: \p{..} is a Unicode category, \s White_Space.
 # \p{s} is U+017F, the only letter outside ASCII that equals one of a contraction when case is ignored.
@@ -35,11 +36,32 @@ CASED_WORDS = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?
 PATHS = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{LINES_AND_SPACES}"
 TEKKEN = CASED_WORDS % ("", "") + r"|\p{N}|" + PATHS
 GPT_4O = CASED_WORDS % ((f"(?:{ENDINGS_ANY_CASE})?",) * 2) + r"|\p{N}{1,3}|" + PATHS
-DEEPSEEK_3 = (
-    r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + LINES_AND_SPACES
+DEEPSEEK_3 = r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + LINES_AND_SPACES
+SPARK = r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|" + SPACES
+NOT_HAN = r"&&[^\p{Han}]]"
+KIMI_UPPER, KIMI_LOWER = UPPER[:-1] + NOT_HAN, LOWER[:-1] + NOT_HAN
+KIMI_WORDS = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{KIMI_UPPER}*{KIMI_LOWER}+(?:{ENDINGS_ANY_CASE})?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{KIMI_UPPER}+{KIMI_LOWER}*(?:{ENDINGS_ANY_CASE})?"
 )
+KIMI_K2 = rf"[\p{{Han}}]+|{KIMI_WORDS}|\p{{N}}{{1,3}}|{SIGNS}|{LINES_AND_SPACES}"
+JAIS_2_SPACES = "|".join(rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}"
+JAIS_2 = rf"{ENDINGS_ANY_CASE}|{WORDS}|\p{{N}}{{1,3}}|{SIGNS}|\s*[\r\n]+|{JAIS_2_SPACES}"
+LINES = r"[^\n]+|[\n]+"
+# Numbers in threes from their end. No `re` does these in linear time: see BY_THREES.
+NUMBERS_BY_3 = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
+DIGITS_BY_3 = r"\d{1,3}(?=(?:\d{3})*\b)"
+BEFORE_DIGITS_BY_3 = r"(?=(\d{3})+(?!\d))"
 BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 CJK = r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+YOUTU_SCRIPTS = (
+    r"[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
+    r"|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+)
+ASIAN_SCRIPTS = (
+    r"[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f\u0e80-\u0eff"
+    r"\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
+)
 CHINESE_JAPANESE = r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 # Cased letters, as of the Unicode version that DeepSeek's authors had.
 DEEPSEEK_LLM_LETTERS = (
@@ -60,12 +82,15 @@ class Pretokenizer(NamedTuple):
     """One value of tokenizer.ggml.pre.
 
     patterns: each cuts the pieces that the one before left, into its matches and what lies between them.
-    ignore_merges: a whole word that is a token stays one, though no merges lead to it. add_bos: where the file does not say.
+    ignore_merges: a whole word that is a token stays one, though no merges lead to it; "lines": only words of line feeds do.
+    add_bos: where the file does not say; "always": whatever it says. letters: what merges see: "bytes" of the byte alphabet,
+    characters with U+2581 for "spaces", or just the characters, white space dropped ("words").
     """
 
     patterns: tuple[str, ...]
-    ignore_merges: bool = False
-    add_bos: bool = False
+    ignore_merges: bool | str = False
+    add_bos: bool | str = False
+    letters: str = "bytes"
 
 
 # Which names share a pattern, and their flags: llama.cpp, src/llama-vocab.cpp (2026). The patterns are those of the models'
@@ -99,17 +124,39 @@ FAMILIES: tuple[tuple[str, Pretokenizer], ...] = (
     ("gpt-4o llama4 kanana2 talkie minimax-m2", Pretokenizer((GPT_4O,))),
     ("bloom poro-chat gpt3-finnish", Pretokenizer((BLOOM,))),
     ("viking", Pretokenizer((BLOOM, r"\p{N}"))),
+    ("jais-2", Pretokenizer((JAIS_2,))),
+    ("spark2_5", Pretokenizer((r"\p{N}{1,3}", CHINESE_JAPANESE, SPARK, r"\p{N}"))),
+    ("youtu",
+     Pretokenizer((YOUTU_SCRIPTS, CASED_WORDS % ((f"(?:{ENDINGS_ANY_CASE})?",) * 2) + r"|\p{N}|" + PATHS), ignore_merges=True)),
+    ("chameleon",
+     Pretokenizer((r"<sentinel:[0-9]+>", r"(?:IMGIMG)(?:(?:A|B|C|D|E|F|G|H|I){1,4})Z", r"(?:[\t\n]|    |  )", r"\p{N}",
+                   r"[\p{P}!-/:-@\[-`{-~]", GPT_2), add_bos=True)),
+    ("granite-embed-multi-97m", Pretokenizer((GPT_4O,), ignore_merges=True)),
+    ("tiny_aya cohere2moe", Pretokenizer((DIGITS_BY_3, GPT_4O))),
+    ("superbpe", Pretokenizer((r"\p{N}+", BEFORE_DIGITS_BY_3))),
+    ("afmoe", Pretokenizer((NUMBERS_BY_3, ASIAN_SCRIPTS, DEEPSEEK_3))),
+    ("kimi-k2", Pretokenizer((KIMI_K2,))),
+    ("gemma4 granite-embed-multi-311m", Pretokenizer((LINES,), ignore_merges="lines", add_bos="always", letters="spaces")),
+    ("sarvam-moe", Pretokenizer((LINES,), letters="spaces")),
+    ("whitespace", Pretokenizer((r"\S+",), letters="words")),
 )  # fmt: skip
 PRETOKENIZERS = {name: pretokenizer for names, pretokenizer in FAMILIES for name in names.split()}
 
-# Classes of unicode_table.py, with s for U+017F; each stands in flattened text as one character from U+0080 on.
-CLASSES = "ultmoMNPSZxs"
-CATEGORIES = {"L": "ultmos", "Lu": "u", "Ll": "ls", "Lt": "t", "Lm": "m", "Lo": "o"} | {name: name for name in "MNPSs"}
+# Classes of unicode_table.py, each of which stands in flattened text as one character from U+0080 on. s: U+017F. The second
+# line is what a class is called where the character is of the script Han.
+CLASSES = "ultmonMdrNpPSZcxs"
+HAN_CLASSES = {"o": "h", "m": "i", "r": "j", "N": "k", "S": "q", "P": "v", "M": "w"}
+CATEGORIES = {
+    "L": "ultmoshi", "Lu": "u", "Ll": "ls", "Lt": "t", "Lm": "mi", "Lo": "oh", "M": "nMw", "N": "drNjk", "Nd": "d", "Nl": "rj",
+    "P": "pPv", "Pc": "p", "S": "Sq", "Han": "".join(HAN_CLASSES.values()), "s": "s",
+}  # fmt: skip
+OTHER_SCRIPTS = re.compile(r"\[([^\[\]]*)&&\[\^\\p\{Han\}\]\]")
 WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # of unflattened text
-STAND_IN = {name: chr(0x80 + i) for i, name in enumerate(CLASSES)}
+STAND_IN = {name: chr(0x80 + i) for i, name in enumerate(CLASSES + CATEGORIES["Han"])}
 
 RUN_CLASSES: list[str] = re.findall(r"[a-zA-Z]", RUNS)
 RUN_STARTS = list(accumulate((int(count or 1) for count in re.findall(r"(\d*)[a-zA-Z]", RUNS)), initial=0))[:-1]
+HAN_RANGES = [(int(first, 16), int(last or first, 16)) for first, last in re.findall(r"(\w+)(?:-(\w+))?", HAN)]
 
 
 def class_of(code_point: int) -> str:
@@ -121,7 +168,10 @@ class _Flattening(dict[int, str]):
     """Code point to stand-in, for str.translate; ASCII stays. Bounded, for texts with every character there is."""
 
     def __missing__(self, code_point: int) -> str:
-        stand_in = STAND_IN["s" if code_point == 0x17F else class_of(code_point)]
+        name = "s" if code_point == 0x17F else class_of(code_point)
+        if any(first <= code_point <= last for first, last in HAN_RANGES):
+            name = HAN_CLASSES[name]
+        stand_in = STAND_IN[name]
         if len(self) < 1 << 16:
             self[code_point] = stand_in
         return stand_in
@@ -136,9 +186,16 @@ def _members(classes: str) -> str:
     return ascii_members + "".join(STAND_IN[name] for name in classes)
 
 
+def _category(name: str) -> str:
+    """The classes of \\p{name}, or of \\p{name-Han}: what is of another script."""
+    name, _, script = name.partition("-")
+    return "".join(c for c in CATEGORIES[name] if not script or c not in CATEGORIES[script])
+
+
 def compile_pattern(pattern: str) -> tuple[re.Pattern[str], bool]:
     """A pattern of the table above for the standard `re`, and whether it is for flattened text."""
     flattened = "\\u" not in pattern and pattern.isascii()
+    pattern = OTHER_SCRIPTS.sub(lambda found: "[" + found[1].replace("}", "-Han}") + "]", pattern)
     inside = False
 
     def rewrite(found: re.Match[str]) -> str:
@@ -150,39 +207,76 @@ def compile_pattern(pattern: str) -> tuple[re.Pattern[str], bool]:
             space = _members("Z") if flattened else WHITE_SPACE
             return space if inside else f"[{space}]" if token == r"\s" else f"[^{space}]"
         elif found[1]:
-            members = _members(CATEGORIES[found[1]])
+            members = _members(_category(found[1]))
             return members if inside else f"[{members}]"
         return token
 
-    return re.compile(re.sub(r"\\p\{(\w+)\}|\\.|\[|\]", rewrite, pattern, flags=re.DOTALL)), flattened
+    return re.compile(re.sub(r"\\p\{([\w-]+)\}|\\.|\[|\]", rewrite, pattern, flags=re.DOTALL)), flattened
+
+
+# Patterns that would look at the whole rest of a number from each place in it: the run of characters that they are about, from
+# flattened text, and whether the run is cut at its ends too. \b is where no letter, mark, digit, Nl or Pc follows.
+BY_THREES = {
+    NUMBERS_BY_3: (r"\p{N}+", True),
+    DIGITS_BY_3: (r"(?<!\p{Nd})\p{Nd}++(?![\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}])", True),
+    BEFORE_DIGITS_BY_3: (r"\p{Nd}+", False),
+}
+
+
+def _cuts_by_threes(run: re.Pattern[str], at_ends: bool, text: str) -> Iterator[int]:
+    for found in run.finditer(text):
+        start, end = found.span()
+        if at_ends:
+            yield start
+        yield from range(start + ((end - start) % 3 or (3 if at_ends else 0)), end, 3)
+        if at_ends:
+            yield end
+
+
+def _cuts_at_matches(pattern: re.Pattern[str], text: str) -> Iterator[int]:
+    for found in pattern.finditer(text):
+        yield from found.span()
+
+
+class _Stage(NamedTuple):
+    pattern: re.Pattern[str]
+    flattened: bool
+    cuts: Callable[[str], Iterable[int]]
+
+    @classmethod
+    def of(cls, pattern: str) -> "_Stage":
+        if pattern in BY_THREES:
+            run, at_ends = BY_THREES[pattern]
+            compiled, flattened = compile_pattern(run)
+            return cls(compiled, flattened, lambda text: _cuts_by_threes(compiled, at_ends, text))
+        compiled, flattened = compile_pattern(pattern)
+        return cls(compiled, flattened, lambda text: _cuts_at_matches(compiled, text))
 
 
 class Splitter:
     """The patterns of one name, compiled. split(text) -> words that joined are the text."""
 
     def __init__(self, pretokenizer: Pretokenizer) -> None:
-        self._stages = [compile_pattern(pattern) for pattern in pretokenizer.patterns]
+        self._stages = [_Stage.of(pattern) for pattern in pretokenizer.patterns]
 
     def split(self, text: str) -> list[str]:
         flat = text if text.isascii() else text.translate(FLATTENING)
-        if len(self._stages) == 1 and self._stages[0][1]:
-            words = self._stages[0][0].findall(flat)
+        if len(self._stages) == 1 and self._stages[0].flattened:
+            words = self._stages[0].pattern.findall(flat)
             ends = list(accumulate(map(len, words), initial=0))
             if ends[-1] == len(flat):  # nothing lies between the matches
                 return words if flat is text else [text[a:b] for a, b in pairwise(ends)]
         spans = [(0, len(text))]
-        for pattern, flattened in self._stages:
-            subject = flat if flattened else text
+        for stage in self._stages:
+            subject = flat if stage.flattened else text
             cut = []
             for start, end in spans:
                 at = start
                 # A slice, not finditer's pos and endpos: a lookbehind would see what is before pos.
-                for found in pattern.finditer(subject[start:end]):
-                    a, b = start + found.start(), start + found.end()
-                    if a > at:
-                        cut.append((at, a))
-                    cut.append((a, b))
-                    at = b
+                for place in stage.cuts(subject[start:end]):
+                    if start + place > at:
+                        cut.append((at, start + place))
+                        at = start + place
                 if at < end:
                     cut.append((at, end))
             spans = cut

@@ -7,6 +7,9 @@ from functools import cached_property
 from wasmrt.tokenizer.vocab import CONTROL, UNKNOWN, USER_DEFINED, Vocab
 
 PREFIX = 4  # characters; thousands of reserved tokens share one, which is looked for first
+WHITE_SPACE = " \t\n\v\f\r"
+MASKING_ARCHITECTURES = ("nomic-bert-moe", "jina-bert-v3")
+MASKING_PRETOKENIZERS = ("jina-v2-de", "jina-v2-es", "jina-v2-code")
 KEEP_SPACE = ("<unk>", "<s>", "<|endoftext|>")
 # Stands for a special token in half-cut text; text itself holds no surrogates.
 MARK = re.compile("([\ud800-\udbff])([\udc00-\udfff])")
@@ -44,6 +47,17 @@ class Specials:
         kept = {self._vocab.ids.get(text) for text in KEEP_SPACE}
         return frozenset(id for id, type in self._vocab.special.items() if type in (CONTROL, UNKNOWN, USER_DEFINED)) - kept
 
+    @cached_property
+    def _eats_space_before(self) -> frozenset[int]:
+        """Masks that swallow the white space before them; the file does not say so, its names do, as in llama.cpp."""
+        vocab, text = self._vocab, None
+        if vocab.architecture in MASKING_ARCHITECTURES or any(name in vocab.pre for name in MASKING_PRETOKENIZERS):
+            text = "<mask>"
+        elif "modern-bert" in vocab.model_name:
+            text = "[MASK]"
+        id = vocab.ids.get(text) if text else None
+        return frozenset() if id is None else frozenset({id})
+
     def _by_prefix(self, *types: int) -> dict[str, list[str]]:
         groups: defaultdict[str, list[str]] = defaultdict(list)
         for id, type in self._vocab.special.items():
@@ -65,7 +79,7 @@ class Specials:
             mark = chr(0xD800 + (i >> 10)) + chr(0xDC00 + (i & 1023))
             special = self._vocab.texts[id]
             broken = f"(?!{re.escape(marker)})" if marker and len(special) == 1 else ""
-            space = "[ \t\n\v\f\r]*" if id in self._eats_space else ""
+            space = f"[{WHITE_SPACE}]*" if id in self._eats_space else ""
             if broken or space:
                 text = re.sub(re.escape(special) + broken + space, mark, text)
             else:
@@ -75,7 +89,9 @@ class Specials:
         pieces: list[str | int] = []
         start = 0
         for found in MARK.finditer(text):
-            pieces += [text[start : found.start()], ids[(ord(found[1]) - 0xD800) << 10 | (ord(found[2]) - 0xDC00)]]
+            id = ids[(ord(found[1]) - 0xD800) << 10 | (ord(found[2]) - 0xDC00)]
+            before = text[start : found.start()]
+            pieces += [before.rstrip(WHITE_SPACE) if id in self._eats_space_before else before, id]
             start = found.end()
         return [piece for piece in (*pieces, text[start:]) if piece != ""]
 

@@ -3,14 +3,11 @@
 Source: Kudo and Richardson 2018, arXiv 1808.06226. Space is U+2581 inside.
 """
 
-import re
 from functools import cached_property
 
 from wasmrt.tokenizer.merge import WordCache, merge
+from wasmrt.tokenizer.spaced import SPACE, SpacedWords
 from wasmrt.tokenizer.vocab import Vocab
-
-SPACE = "\u2581"
-WORD = re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
 
 
 class SentencePieces:
@@ -27,24 +24,11 @@ class SentencePieces:
         return {text: -scores[id] for text, id in ids.items()} if scores else dict.fromkeys(ids, 0.0)
 
     @cached_property
-    def _joints(self) -> set[str]:
-        """Characters that some token has before a space. After any other one a space starts a word of its own, exactly."""
-        return {found[0] for text in self._ranks for found in re.findall(f"([^{SPACE}]){SPACE}", text)}
+    def _words(self) -> SpacedWords:
+        return SpacedWords(self._ranks)
 
     def encode(self, text: str) -> list[int]:
-        return self._cache.encode(self._words(text.replace(" ", SPACE)))
-
-    def _words(self, text: str) -> list[str]:
-        words = WORD.findall(text)
-        if not self._joints:
-            return words
-        groups: list[list[str]] = []
-        for word in words:
-            if groups and groups[-1][-1][-1] in self._joints:
-                groups[-1].append(word)
-            else:
-                groups.append([word])
-        return ["".join(group) for group in groups]
+        return self._cache.encode(self._words.cut(text.replace(" ", SPACE)))
 
     def _encode_word(self, word: str) -> list[int]:
         ids, ranks = self._vocab.plain_ids, self._ranks
@@ -53,13 +37,8 @@ class SentencePieces:
             if part in ids:
                 encoded.append(ids[part])
             else:
-                encoded += self._spell(part)
+                encoded += self._vocab.spell(part)
         return encoded
-
-    def _spell(self, character: str) -> list[int]:
-        bytes_, unknown = self._vocab.byte_ids, self._vocab.unk_id
-        spelled = [bytes_.get(byte, unknown) for byte in character.encode()]
-        return [id for id in spelled if id is not None]
 
     def decode(self, text: str) -> bytes:
         """The bytes of a token's text."""

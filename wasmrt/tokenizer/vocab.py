@@ -31,10 +31,25 @@ FILL_IN_NAMES = (
 )  # fmt: skip
 
 
+# tokenizer.ggml.model to what the algorithm is called here.
+KINDS = {
+    "llama": "spm", "gpt2": "bpe", "gemma4": "bpe", "whitespace": "bpe",
+    "bert": "wordpiece", "t5": "unigram", "rwkv": "rwkv", "plamo2": "plamo2",
+}  # fmt: skip
+
+# Special ids where the file states none, by kind.
+DEFAULT_IDS: dict[str, dict[str, int]] = {
+    "spm": {"bos": 1, "eos": 2, "unknown": 0},
+    "wordpiece": {"bos": 101, "unknown": 100, "seperator": 102, "padding": 0, "mask": 103},
+    "unigram": {"eos": 1, "unknown": 2, "padding": 0},
+    "plamo2": {"bos": 1, "eos": 2, "unknown": 0, "padding": 3},
+}
+
+
 class Vocab:
     """What a tokenizer knows of its file.
 
-    kind: "spm" (tokenizer.ggml.model "llama") or "bpe" ("gpt2"). The first of several equal texts has the id; the others are
+    kind: the algorithm; see KINDS. The first of several equal texts has the id; the others are
     only ever decoded. An end-of-generation or fill-in name counts as CONTROL even where the file calls it a plain token.
     """
 
@@ -49,11 +64,14 @@ class Vocab:
         self.scores = self._parallel(m.numbers("tokenizer.ggml.scores", None), "scores")
         types = self._parallel(m.integers("tokenizer.ggml.token_type", None), "token_type")
         self.model_name = m.string("general.name", "").lower()
+        self.architecture = m.string("general.architecture", "")
+        self.pre = m.string("tokenizer.ggml.pre", "")
 
-        spm = self.kind == "spm"
-        self.bos_id = self._id(m, "bos", default=1 if spm else None)
-        self.eos_id = self._id(m, "eos", default=2 if spm else None)
-        self.unk_id = self._id(m, "unknown", default=0 if spm else None)
+        self.bos_id = self._id(m, "bos")
+        if self.kind == "wordpiece" and "tokenizer.ggml.bos_token_id" not in m:
+            self.bos_id = self._id(m, "cls", strict=False, default=self.bos_id)
+        self.eos_id = self._id(m, "eos")
+        self.unk_id = self._id(m, "unknown")
         self.eot_id = self._id(m, "eot")
         self.eom_id = self._id(m, "eom")
         # Used by no algorithm here; real files carry wrong ones.
@@ -61,7 +79,7 @@ class Vocab:
         self.sep_id = self._id(m, "seperator", strict=False)  # sic: GGUF's spelling
         self.mask_id = self._id(m, "mask", strict=False)
 
-        self._typed = self._untyped_special() if types is None and spm else _special_of(types or ())
+        self._typed = self._untyped_special() if types is None and self.kind == "spm" else _special_of(types or ())
         # Byte value to id. FormatError for a byte token that names no byte.
         self.byte_ids: dict[int, int] = {}
         for id, type in self._typed.items():
@@ -107,6 +125,12 @@ class Vocab:
             ends.discard(self.ids["</s>"])
         return frozenset(ends)
 
+    def spell(self, text: str) -> list[int]:
+        """Ids of the bytes of a text that is no token. A byte without one is the unknown token, or nothing if there is none."""
+        bytes_, unknown = self.byte_ids, self.unk_id
+        spelled = [bytes_.get(byte, unknown) for byte in text.encode()]
+        return [id for id in spelled if id is not None]
+
     def type_of(self, id: int) -> int:
         return self.special.get(id, NORMAL)
 
@@ -126,6 +150,8 @@ class Vocab:
     def _id(self, m: Metadata, name: str, default: int | None = None, strict: bool = True) -> int | None:
         """A special id; a default outside the vocabulary is none."""
         key = f"tokenizer.ggml.{name}_token_id"
+        if default is None:
+            default = DEFAULT_IDS.get(self.kind, {}).get(name)
         if key not in m:
             return default if default is not None and default < self.n_vocab else None
         id = m.integer(key)
@@ -138,14 +164,13 @@ class Vocab:
 
 def _kind(m: Metadata) -> str:
     model = m.string("tokenizer.ggml.model", None)
-    if model == "llama":
-        return "spm"
-    if model == "gpt2":
-        return "bpe"
+    if model in KINDS:
+        return KINDS[model]
     if model is None or model in ("no_vocab", "none"):
         raise UnsupportedError("the file has no tokenizer; use token ids instead of text")
+    known = ", ".join(map(repr, KINDS))
     raise UnsupportedError(
-        f"tokenizer.ggml.model is {shorten(model)}, but only 'llama' and 'gpt2' are known; use token ids instead of text"
+        f"tokenizer.ggml.model is {shorten(model)}, but only {known} are known; use token ids instead of text"
     )
 
 
