@@ -229,6 +229,24 @@ def test_all_exponents(gpu):
     assert ((w[:2] == want[:2]) | (w[:2] == 0)).all()
 
 
+@pytest.mark.parametrize("byte", [0x00, 0x7F, 0xFF])
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if not LAYOUTS[name].is_float])
+def test_damaged_blocks_harm_no_others(gpu, name, byte):
+    """Scales that are NaN or infinite, the last points of tables, digits and fields that no quantizer writes."""
+    x = random_tensor(6, name, 3 * BY_NAME[name].block, 5)
+    row_bytes = x.type.row_bytes(x.shape[0])
+    data = bytearray(x.data)
+    data[2 * row_bytes : 3 * row_bytes] = bytes([byte]) * row_bytes
+    whole = [0, 1, 3, 4]
+    try:
+        streams = laid_out(gpu, Tensor(x.type, x.shape, bytes(data)), 0, (5,), 0)
+        got = units_read(gpu, x, 0, streams, "load_unit").reshape(5, -1, 36)[whole]
+    finally:
+        gpu.clear()
+    q, d, m = got[..., :32].reshape(4, -1, 2, 16), got[..., 32:34, None], got[..., 34:36, None]
+    np.testing.assert_array_equal((d * q + m).reshape(4, -1), x.values()[whole])
+
+
 # Of the others a GPU holds what a file does, or up to 5 % more. Bits a weight: of a file, of a GPU.
 GROWN = {
     "TQ1_0": (1.6875, 2.125), "IQ1_S": (1.5625, 2.5), "IQ1_M": (1.75, 2.5), "IQ2_XXS": (2.0625, 3.375),

@@ -246,6 +246,20 @@ def brief(monkeypatch):
     monkeypatch.setattr(gpu_autotune, "WEIGHT_BYTES", 1 << 16)
 
 
+@int_formats
+@pytest.mark.usefixtures("brief")
+def test_what_is_measured_with_gives_numbers(adapter, name):
+    """Far from the end of f32: else no variant would agree with another, and none be chosen."""
+    host = host_of(adapter)
+    try:
+        bench = gpu_autotune.Bench(host, 0.0)
+        for units in (8, 128):
+            _, got = asyncio.run(bench.measure(name, units, Variant()))
+            assert 0 < np.max(np.abs(got)) < 1e32  # and no NaN
+    finally:
+        host.close()
+
+
 @pytest.mark.usefixtures("brief")
 def test_what_is_measured_is_kept(adapter, monkeypatch):
     programs = programs_of("Q4_K", "Q6_K")
