@@ -135,12 +135,13 @@ def test_a_gpu_is_named_by_number_or_by_a_part_of_its_name(real):
 
 
 def test_what_was_recorded_is_what_the_reference_device_computes():
-    """All cases, and every one of them says something: no sum that is compared is next to nothing."""
+    """All cases, and every one of them says something: no sum that is compared, but one of ternary weights, is near 0."""
     assert list(canary.TRUTH) == list(canary.CASES)
     for case in canary.CASES.values():
         now = np.array(truth_of(case))
         assert canary.worst(case.truth(), now) < 1e-10  # BLAS adds in the order that a machine likes
-        assert np.abs(now).min() > 1e-5 * np.abs(now).max(), case.name
+        small = np.count_nonzero(np.abs(now) <= 1e-5 * np.abs(now).max())
+        assert small <= (case.name == "embed TQ1_0"), case.name
 
 
 @native

@@ -39,8 +39,11 @@ CONTEXT = ROWS + 64
 SUMS = 6  # of each pass, that are compared
 F32 = BY_NAME["F32"]
 FUSED = BY_NAME["Q8_0"]  # of the matrices of fused ops
-# Of each format, where in a block its scales in f16 are: of random bytes some would be no numbers.
-SCALES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+# Of each format, where in a block its scales in f16 are: of random bytes some would be no numbers. Not here: at 0.
+SCALES = {
+    "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "TQ1_0": (52,), "TQ2_0": (64,), "IQ1_M": (), "MXFP4": (),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,12 @@ class Tensor:
         for block in range(0, len(data), self.type.block_bytes):
             for at in SCALES.get(self.type.name, (0,)):  # 0.004 to 0.03
                 data[block + at : block + at + 2] = _f16(rng, rng.randrange(7, 10))
+            if self.type.name == "MXFP4":
+                data[block] = rng.randrange(119, 122)  # 2^-9 to 2^-7
+            if self.type.name == "IQ1_M":  # a nibble in each of its last four words
+                d = int.from_bytes(_f16(rng, rng.randrange(7, 10)), "little")
+                for i in range(4):
+                    data[block + 49 + 2 * i] = data[block + 49 + 2 * i] & 15 | (d >> 4 * i & 15) << 4
         return bytes(data)
 
 
