@@ -111,7 +111,8 @@ void dequantize(uint32_t type, const uint8_t* p, float* y, uint32_t n) {
         case Q6_K:
             for (uint32_t b = 0; b < super; b++, p += Q6_K_BYTES, y += 256) q6_k_block(p, y);
             break;
-        default: __builtin_trap();  // the host lets no other format through
+        default:
+            if (!dequantize_iq(type, p, y, n)) __builtin_trap();  // the host lets no other format through
     }
 }
 

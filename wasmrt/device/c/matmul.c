@@ -19,11 +19,16 @@ INLINE void rows_of(int type, const uint8_t* p, uint32_t row_bytes, uint32_t n_b
         rows_of(T, p, bytes, n_blocks, x, y, n);                                                    \
     }
 ROWS(Q4_0) ROWS(Q4_1) ROWS(Q5_0) ROWS(Q5_1) ROWS(Q8_0) ROWS(Q2_K) ROWS(Q3_K) ROWS(Q4_K) ROWS(Q5_K) ROWS(Q6_K)
+ROWS(IQ4_NL) ROWS(MXFP4) ROWS(IQ4_XS) ROWS(IQ3_S) ROWS(IQ3_XXS) ROWS(IQ2_S) ROWS(IQ2_XS) ROWS(IQ2_XXS) ROWS(IQ1_M) ROWS(IQ1_S)
+ROWS(TQ2_0) ROWS(TQ1_0)
 
 typedef void Rows(const uint8_t* p, uint32_t bytes, uint32_t n_blocks, const void* x, float* y, uint32_t n);
 static Rows* const ROWS_OF[] = {
     [Q4_0] = rows_Q4_0, [Q4_1] = rows_Q4_1, [Q5_0] = rows_Q5_0, [Q5_1] = rows_Q5_1, [Q8_0] = rows_Q8_0,
     [Q2_K] = rows_Q2_K, [Q3_K] = rows_Q3_K, [Q4_K] = rows_Q4_K, [Q5_K] = rows_Q5_K, [Q6_K] = rows_Q6_K,
+    [IQ4_NL] = rows_IQ4_NL, [MXFP4] = rows_MXFP4, [IQ4_XS] = rows_IQ4_XS, [IQ3_S] = rows_IQ3_S, [IQ3_XXS] = rows_IQ3_XXS,
+    [IQ2_S] = rows_IQ2_S, [IQ2_XS] = rows_IQ2_XS, [IQ2_XXS] = rows_IQ2_XXS, [IQ1_M] = rows_IQ1_M, [IQ1_S] = rows_IQ1_S,
+    [TQ2_0] = rows_TQ2_0, [TQ1_0] = rows_TQ1_0,
 };
 
 void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const void* x, float* y, uint32_t n_rows) {
@@ -57,15 +62,28 @@ void few_tokens(const Call* c, const Weight* w, const uint8_t* p, const void* x,
     INLINE void unpack_##T(const uint8_t* p, Pair32* u, int r) { unpack_32_row(T, p, u, r); }                                \
     INLINE void multiply_##T(const Pair32* u, const Tile32* x, float* out, size_t stride) { tile_32(T, u, x, out, stride); } \
     TILES(T, Pair32, Tile32, unpack_##T, multiply_##T, bytes_32(T))
+#define WIDE_TILES(T, PAIR, TILED, UNPACK, BYTES)                                                                            \
+    INLINE void unpack_##T(const uint8_t* p, PAIR* u, int r) { UNPACK(T, p, u, r); }                                         \
+    INLINE void multiply_##T(const PAIR* u, const TILED* x, float* out, size_t stride) {                                     \
+        tile_wide(sizeof x->q / 32, u->q[0], u->d, (const v128*)x->q, x->d, out, stride);                                    \
+    }                                                                                                                        \
+    TILES(T, PAIR, TILED, unpack_##T, multiply_##T, BYTES)
+#define TILES_32_WIDE(T) WIDE_TILES(T, Pair32Wide, Tile32Wide, unpack_wide_row, wide_bytes(T))
+#define SIGNED_TILES(T) WIDE_TILES(T, Pair256Wide, Tile256Wide, unpack_signed_row, signed_bytes(T))
 K_TILES(Q2_K) K_TILES(Q3_K) K_TILES(Q4_K) K_TILES(Q5_K) K_TILES(Q6_K)
-TILES_32(Q4_0) TILES_32(Q4_1) TILES_32(Q5_0) TILES_32(Q5_1)
-TILES(Q8_0, Pair32Wide, Tile32Wide, unpack_q8_0_row, tile_q8_0, Q8_0_BYTES)
+TILES_32(Q4_0) TILES_32(Q4_1) TILES_32(Q5_0) TILES_32(Q5_1) TILES_32(MXFP4)
+TILES_32_WIDE(Q8_0) TILES_32_WIDE(IQ4_NL)
+SIGNED_TILES(IQ4_XS) SIGNED_TILES(IQ3_S) SIGNED_TILES(IQ3_XXS) SIGNED_TILES(IQ2_S) SIGNED_TILES(IQ2_XS) SIGNED_TILES(IQ2_XXS)
+SIGNED_TILES(IQ1_M) SIGNED_TILES(IQ1_S) SIGNED_TILES(TQ2_0) SIGNED_TILES(TQ1_0)
 
 typedef void Tiles(
     const uint8_t* p, uint32_t row_bytes, uint32_t n_blocks, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows);
 static Tiles* const TILES_OF[] = {
     [Q4_0] = tiles_Q4_0, [Q4_1] = tiles_Q4_1, [Q5_0] = tiles_Q5_0, [Q5_1] = tiles_Q5_1, [Q8_0] = tiles_Q8_0,
     [Q2_K] = tiles_Q2_K, [Q3_K] = tiles_Q3_K, [Q4_K] = tiles_Q4_K, [Q5_K] = tiles_Q5_K, [Q6_K] = tiles_Q6_K,
+    [IQ4_NL] = tiles_IQ4_NL, [MXFP4] = tiles_MXFP4, [IQ4_XS] = tiles_IQ4_XS, [IQ3_S] = tiles_IQ3_S, [IQ3_XXS] = tiles_IQ3_XXS,
+    [IQ2_S] = tiles_IQ2_S, [IQ2_XS] = tiles_IQ2_XS, [IQ2_XXS] = tiles_IQ2_XXS, [IQ1_M] = tiles_IQ1_M, [IQ1_S] = tiles_IQ1_S,
+    [TQ2_0] = tiles_TQ2_0, [TQ1_0] = tiles_TQ1_0,
 };
 
 void many_tokens(const Weight* w, const uint8_t* p, const void* x, uint32_t n_tiles, float* acc, uint32_t n_rows) {

@@ -52,6 +52,11 @@ static void deal_256(const Block256* b, Tile256* tile, int half, int lane) {
     tile->d[half][lane] = b->d;
 }
 
+static void deal_256_wide(const Block256* b, Tile256Wide* tile, int half, int lane) {
+    for (int i = 0; i < 256; i++) tile->q[i / 2][half][lane][i % 2] = b->q[i];
+    tile->d[half][lane] = b->d;
+}
+
 static void deal_32(const Block32* b, Tile32* tile, int half, int lane) {
     for (int i = 0; i < 8; i++) __builtin_memcpy(tile->q[i][half][lane], b->q + 4 * i, 4);
     tile->d[half][lane] = b->d;
@@ -65,7 +70,8 @@ static void deal_32_wide(const Block32Wide* b, Tile32Wide* tile, int half, int l
 
 static void one_block(uint32_t kind, const float* x, void* rows, size_t i) {
     switch (kind) {
-        case OF_256: block_256(x, (Block256*)rows + i); break;
+        case OF_256:
+        case OF_256_WIDE: block_256(x, (Block256*)rows + i); break;
         case OF_32: block_32(x, (Block32*)rows + i); break;
         default: block_32_wide(x, (Block32Wide*)rows + i);
     }
@@ -80,6 +86,7 @@ static void one_tile(uint32_t kind, const float* const rows[TILE_TOKENS], void* 
         else __builtin_memset(&b, 0, sizeof b);
         switch (kind) {
             case OF_256: deal_256(&b.of_256, (Tile256*)tiles + i, half, lane); break;
+            case OF_256_WIDE: deal_256_wide(&b.of_256, (Tile256Wide*)tiles + i, half, lane); break;
             case OF_32: deal_32(&b.of_32, (Tile32*)tiles + i, half, lane); break;
             default: deal_32_wide(&b.wide, (Tile32Wide*)tiles + i, half, lane);
         }

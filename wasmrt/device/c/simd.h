@@ -30,6 +30,15 @@ static inline v128 dot_pairs(v128 x, v128 w) {
 #endif
 }
 
+// table[i] for each byte i, 0..15.
+static inline v128 look_up(v128 table, v128 i) {
+#ifdef PLAIN
+    return wasm_i8x16_swizzle(table, i);
+#else
+    return wasm_i8x16_relaxed_swizzle(table, i);  // within these bounds it has one meaning on every machine
+#endif
+}
+
 // sum += products of i16 pairs, four at a time
 #define ADD_DOT(sum, a, b) sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(a, b))
 

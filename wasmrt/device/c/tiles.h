@@ -12,6 +12,7 @@
 typedef struct { v128 stream[192], m[8][2]; float d[2], dmin[2]; } Pair256;
 typedef struct { v128 q[8][2]; float d[2], m[2]; } Pair32;
 typedef struct { v128 q[16][2]; float d[2]; uint8_t pad[8]; } Pair32Wide;
+typedef struct { v128 q[128][2]; float d[2]; uint8_t pad[8]; } Pair256Wide;
 
 // The four words of x, each repeated, in every second place.
 INLINE void spread(v128* to, v128 x) {
@@ -127,7 +128,7 @@ INLINE void unpack_32_row(int type, const uint8_t* p, Pair32* u, int r) {
     v128 q[2];
     unpack_32(type, p, q);
     spread(&u->q[0][r], q[0]), spread(&u->q[4][r], q[1]);
-    u->d[r] = half_to_float(load_u16(p));
+    u->d[r] = wasm_f32x4_extract_lane(scales_32(type, wasm_i32x4_splat((int32_t)load_u32(p))), 0);
     u->m[r] = has_m(type) ? half_to_float(load_u16(p + 2)) : 0;
 }
 
@@ -147,7 +148,7 @@ INLINE void tile_32(int type, const Pair32* u, const Tile32* tile, float* out, s
         int r = i / 2, h = i % 2;
         float* to = out + (size_t)r * stride + 4 * h;
         v128 dx = load(tile->d[h]), xs = load(tile->sum[h]), y = load(to), total = sum[i];
-        if (!has_m(type)) total = wasm_i32x4_sub(total, wasm_i32x4_shl(xs, type == Q4_0 ? 3 : 4));
+        if (!has_m(type)) total = wasm_i32x4_sub(total, zero_times(type, xs));
         y = wasm_f32x4_add(y, wasm_f32x4_mul(wasm_f32x4_mul(splat_f32(u->d[r]), dx), wasm_f32x4_convert_i32x4(total)));
         if (has_m(type))
             y = wasm_f32x4_add(y, wasm_f32x4_mul(splat_f32(u->m[r]), wasm_f32x4_mul(dx, wasm_f32x4_convert_i32x4(xs))));
@@ -155,14 +156,36 @@ INLINE void tile_32(int type, const Pair32* u, const Tile32* tile, float* out, s
     }
 }
 
-INLINE void unpack_q8_0_row(const uint8_t* p, Pair32Wide* u, int r) {
-    for (int i = 0; i < 4; i++) spread(&u->q[4 * i][r], wasm_i16x8_load8x8(p + 2 + 8 * i));
+INLINE void unpack_wide_row(int type, const uint8_t* p, Pair32Wide* u, int r) {
+    v128 q[2];
+    unpack_wide(type, p, q);
+    spread(&u->q[0][r], wasm_i16x8_extend_low_i8x16(q[0])), spread(&u->q[4][r], wasm_i16x8_extend_high_i8x16(q[0]));
+    spread(&u->q[8][r], wasm_i16x8_extend_low_i8x16(q[1])), spread(&u->q[12][r], wasm_i16x8_extend_high_i8x16(q[1]));
     u->d[r] = half_to_float(load_u16(p));
 }
 
-INLINE void tile_q8_0(const Pair32Wide* u, const Tile32Wide* tile, float* out, size_t stride) {
+// Weights times their scale: at most 127 * 32 of IQ4_XS.
+INLINE void unpack_signed_row(int type, const uint8_t* p, Pair256Wide* u, int r) {
+    int16_t s[16];
+    v128 m[2], minus[2];
+    signed_scales(type, p, s);
+#pragma clang loop unroll(disable)
+    for (int g = 0; g < 8; g++) {
+        unpack_signed(type, p, g, m, minus);
+#pragma clang loop unroll(full)
+        for (int i = 0; i < 2; i++) {
+            v128 q = flip(m[i], minus[i]), scale = signed_scale(type, s, g, i), *to = &u->q[16 * g + 8 * i][r];
+            spread(to, wasm_i16x8_mul(wasm_i16x8_extend_low_i8x16(q), scale));
+            spread(to + 8, wasm_i16x8_mul(wasm_i16x8_extend_high_i8x16(q), scale));
+        }
+    }
+    u->d[r] = half_to_float((uint16_t)signed_d(type, p)) * signed_factor(type);
+}
+
+// Two rows of i16 times one tile of i16, `n` steps of two weights, added to out[2][8].
+INLINE void tile_wide(int n, const v128* w, const float d[2], const v128* x, const float dx[2][4], float* out, size_t stride) {
+    const v128* end = x + 2 * n;
     v128 sum[4] = {zero(), zero(), zero(), zero()};
-    const v128 *w = u->q[0], *x = (const v128*)tile->q, *end = x + 32;
 #pragma clang loop unroll(disable)
     do {
         __asm__("" : "+r"(w), "+r"(x));
@@ -179,7 +202,7 @@ INLINE void tile_q8_0(const Pair32Wide* u, const Tile32Wide* tile, float* out, s
 #pragma clang loop unroll(full)
     for (int i = 0; i < 4; i++) {
         float* to = out + (size_t)(i / 2) * stride + 4 * (i % 2);
-        v128 scale = wasm_f32x4_mul(splat_f32(u->d[i / 2]), load(tile->d[i % 2]));
+        v128 scale = wasm_f32x4_mul(splat_f32(d[i / 2]), load(dx[i % 2]));
         store(to, wasm_f32x4_add(load(to), wasm_f32x4_mul(scale, wasm_f32x4_convert_i32x4(sum[i]))));
     }
 }
