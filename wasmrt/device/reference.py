@@ -57,7 +57,7 @@ class Packed:
     def rows(self, start: int, stop: int, expert: int = 0) -> F32:
         """Rows [start, stop) within one entry, as float32 (stop - start, n)."""
         w = self._weight
-        entry = w.first + (expert if w.is_expert else start // w.rows_per_entry)
+        entry = w.first + (expert if len(w.shape) == 3 else start // w.rows_per_entry)
         address = self._table[entry]
         if address == 0:
             raise DeviceError(f"tensor {w.name!r} is not in memory (entry {entry} of its segment): load it before this op runs")

@@ -1,12 +1,15 @@
 // store_kv: keep the keys and values of these tokens in the layer's cache, at positions pos .. pos + T.
 // attention: softmax(scale * q k^T) v over the cached positions up to each query's own; query heads in groups share a key head.
-//   q: f32 (T, n_heads * head_dim), out: f32 (T, n_heads * value_dim), any head_dim, value_dim and group.
+//   q: f32 (T, n_heads * head_dim), out: f32 (T, n_heads * value_dim), any head_dim, value_dim and group. sinks, if any: a number
+//   a head. A query sees the last `window` positions, or those of its chunk of as many, or all (0). Scores may be capped, and lose
+//   their distance times a slope a head, a table in the program.
 //   The cache, f32 or f16: keys in blocks of TILE positions, [position / TILE][element of a row][position % TILE], so that a
-//   vector holds one element of four keys; values row by row. What lies past a query's position is never added, NaN or not.
+//   vector holds one element of four keys; values row by row. What a query does not see is never added, NaN or not.
 //
 //   Softmax is taken online (Milakov and Gimelshein 2018, arXiv 1805.02867): a row (one head of one token) goes through the
-//   keys a tile at a time with its running maximum, sum and output. Tiles begin at multiples of TILE and every sum is taken in
-//   one order, so a row's bits do not depend on the rows beside it, on the split of the prompt or on threads.
+//   keys a tile at a time with its running maximum, sum and output. Tiles begin at multiples of TILE, a row's first is that of the
+//   first key that it sees, and every sum is taken in one order, so a row's bits do not depend on the rows beside it, on the
+//   split of the prompt or on threads. A sink is what a row begins with.
 //
 //   A unit of work is a key head with up to unit_tokens() tokens and their heads of the group, or a part of these heads where
 //   units are few. Long units come first. A thread's scratch, in floats, with rows = group * unit_tokens(group):
@@ -157,19 +160,27 @@ static void weigh(const Row* row, int n_rows, const float* v, uint32_t n, uint32
     }
 }
 
-// The first n scores of a row to weights, exp(score * scale - maximum), with its running maximum and sum. Returns what the
-// output so far is to be multiplied by. Lanes past n become 0, whatever they held.
-static float soften(float* scores, uint32_t n, float scale, float* maximum, float* sum) {
+// The keys of a tile that a row sees.
+typedef struct {
+    uint32_t begin, end;
+} Seen;
+
+// The scores of a row that are seen to weights, exp(score * scale - maximum), with its running maximum and sum. Returns what the
+// output so far is to be multiplied by. Lanes beside them become 0, whatever they held.
+static float soften(float* scores, Seen some, float scale, float* maximum, float* sum) {
     v128 largest = splat_f32(*maximum), lane = wasm_i32x4_const(0, 1, 2, 3), total = zero();
-    for (uint32_t i = 0; i < n; i += 4) {
-        v128 seen = wasm_i32x4_lt(wasm_i32x4_add(lane, wasm_i32x4_splat((int)i)), wasm_i32x4_splat((int)n));
+    uint32_t first = some.begin & ~3u;
+    for (uint32_t i = first; i < some.end; i += 4) {
+        v128 key = wasm_i32x4_add(lane, wasm_i32x4_splat((int)i));
+        v128 seen = wasm_i32x4_lt(key, wasm_i32x4_splat((int)some.end));
+        seen = wasm_v128_and(seen, wasm_i32x4_ge(key, wasm_i32x4_splat((int)some.begin)));
         v128 x = wasm_f32x4_mul(load(scores + i), splat_f32(scale));
         x = wasm_v128_bitselect(x, splat_f32(-__builtin_inff()), seen);
         store(scores + i, x);
         largest = wasm_f32x4_pmax(largest, x);
     }
     v128 now = splat_f32(max_f32(largest));
-    for (uint32_t i = 0; i < n; i += 4) {
+    for (uint32_t i = first; i < some.end; i += 4) {
         v128 e = exp_f32x4(wasm_f32x4_sub(load(scores + i), now));
         store(scores + i, e);
         total = wasm_f32x4_add(total, e);
@@ -211,9 +222,11 @@ typedef struct {
     const float* q;
     float* out;
     const void *keys, *values;
-    uint32_t n_heads, n_kv_heads, group, head_dim, value_dim, pos;
-    int f16;
-    float scale;
+    uint32_t n_heads, n_kv_heads, group, head_dim, value_dim, pos, window;
+    int f16, chunked;
+    float scale, softcap;  // softcap: 0 for none
+    const float* sinks;
+    const double* slopes;
     float *key_tile, *value_tile, *scores, *maxima, *sums;  // scratch
     const uint32_t* control;
 } Attention;
@@ -258,20 +271,47 @@ static inline size_t place(const Attention* a, const Unit* u, uint32_t r) {
     return (size_t)(u->first + r / n_heads) * a->n_heads + u->h * a->group + u->begin + r % n_heads;
 }
 
-// How many keys of a tile row r of a unit sees.
-static inline uint32_t n_seen(const Attention* a, const Unit* u, uint32_t r, uint32_t tile) {
-    uint32_t past = a->pos + u->first + r / (u->end - u->begin) + 1;
-    return past <= tile * TILE ? 0 : least(TILE, past - tile * TILE);
+static inline uint32_t position(const Attention* a, const Unit* u, uint32_t r) {
+    return a->pos + u->first + r / (u->end - u->begin);
+}
+
+static inline uint32_t first_seen(const Attention* a, uint32_t pos) {
+    if (!a->window) return 0;
+    return a->chunked ? pos - pos % a->window : pos < a->window ? 0 : pos + 1 - a->window;
+}
+
+// Which keys of a tile row r of a unit sees.
+static inline Seen seen_of(const Attention* a, const Unit* u, uint32_t r, uint32_t tile) {
+    uint32_t pos = position(a, u, r), first = first_seen(a, pos), at = tile * TILE;
+    return (Seen){first > at ? first - at : 0, pos < at ? 0 : least(TILE, pos + 1 - at)};
+}
+
+// Scores of row r as softmax takes them, where they are more than scaled products.
+static void adjust(const Attention* a, const Unit* u, uint32_t r, uint32_t tile, Seen some, float* scores) {
+    float slope = a->slopes ? (float)a->slopes[place(a, u, r) % a->n_heads] : 0;
+    v128 lane = wasm_i32x4_const(0, 1, 2, 3), pos = wasm_i32x4_splat((int)(position(a, u, r) - tile * TILE));
+    for (uint32_t i = some.begin & ~3u; i < some.end; i += 4) {
+        v128 x = wasm_f32x4_mul(load(scores + i), splat_f32(a->scale));
+        if (a->softcap) {
+            v128 cap = splat_f32(a->softcap);
+            x = wasm_f32x4_mul(cap, tanh_f32x4(wasm_f32x4_div(x, cap)));
+        }
+        v128 distance = wasm_f32x4_convert_i32x4(wasm_i32x4_sub(pos, wasm_i32x4_add(lane, wasm_i32x4_splat((int)i))));
+        store(scores + i, a->slopes ? wasm_f32x4_sub(x, wasm_f32x4_mul(splat_f32(slope), distance)) : x);
+    }
 }
 
 static void attend(const Attention* a, const Unit* u) {
     uint32_t n_rows = u->n * (u->end - u->begin), end = a->pos + u->first + u->n;
     for (uint32_t r = 0; r < n_rows; r++) {
         __builtin_memset(a->out + place(a, u, r) * a->value_dim, 0, a->value_dim * sizeof(float));
-        a->maxima[r] = -0x1.fffffep127f;  // not -infinity, with which a tile of such scores would make NaN
-        a->sums[r] = 0;
+        float sink = a->sinks ? a->sinks[place(a, u, r) % a->n_heads] : 0;
+        const float lowest = -0x1.fffffep127f;  // not -infinity, with which a tile of such scores would make NaN
+        a->maxima[r] = a->sinks && sink > lowest ? sink : lowest;
+        a->sums[r] = a->sinks ? exp_f32(sink - a->maxima[r]) : 0;
     }
-    for (uint32_t tile = 0; tile * TILE < end; tile++) {
+    const int plain = !a->softcap && !a->slopes;
+    for (uint32_t tile = first_seen(a, a->pos + u->first) / TILE; tile * TILE < end; tile++) {
         if (__atomic_load_n(a->control, __ATOMIC_RELAXED) != RUN) return;  // far into a long context a unit takes 0.1 s
         const float* keys = key_tile(a, u->h, tile);
         for (uint32_t r = 0; r < n_rows; r += 2) {
@@ -283,16 +323,17 @@ static void attend(const Attention* a, const Unit* u) {
         }
         const float* v = value_tile(a, u->h, tile, least(TILE, end - tile * TILE));
         for (uint32_t r = 0, n; r < n_rows; r += n) {
-            uint32_t seen = n_seen(a, u, r, tile);
-            n = r + 1 < n_rows && n_seen(a, u, r + 1, tile) == seen ? 2 : 1;
-            if (!seen) continue;
+            Seen some = seen_of(a, u, r, tile), next = r + 1 < n_rows ? seen_of(a, u, r + 1, tile) : (Seen){0, 0};
+            n = next.begin == some.begin && next.end == some.end ? 2 : 1;
+            if (some.begin >= some.end) continue;
             Row rows[2];
             for (uint32_t i = 0; i < n; i++) {
                 float* weights = a->scores + (r + i) * TILE;
-                float rescale = soften(weights, seen, a->scale, &a->maxima[r + i], &a->sums[r + i]);
-                rows[i] = (Row){a->out + place(a, u, r + i) * a->value_dim, weights, rescale};
+                if (!plain) adjust(a, u, r + i, tile, some, weights);
+                float rescale = soften(weights, some, plain ? a->scale : 1, &a->maxima[r + i], &a->sums[r + i]);
+                rows[i] = (Row){a->out + place(a, u, r + i) * a->value_dim, weights + some.begin, rescale};
             }
-            weigh(rows, (int)n, v, seen, a->value_dim);
+            weigh(rows, (int)n, v + (size_t)some.begin * a->value_dim, some.end - some.begin, a->value_dim);
         }
     }
     for (uint32_t r = 0; r < n_rows; r++) {
@@ -309,8 +350,9 @@ static uint32_t count_parts(uint32_t n, uint32_t n_threads, uint32_t group) {
 }
 
 void attention(const Call* c) {
-    const Operand *q = &c->op->in[0], *keys = &c->op->in[1], *v = &c->op->in[2];
-    uint32_t n_heads = (uint32_t)c->op->params[0], n_kv_heads = (uint32_t)c->op->params[1], group = n_heads / n_kv_heads;
+    const Operand *q = &c->op->in[0], *keys = &c->op->in[1], *v = &c->op->in[2], *sinks = &c->op->in[3];
+    const double* p = c->op->params;
+    uint32_t n_heads = (uint32_t)p[0], n_kv_heads = (uint32_t)p[1], group = n_heads / n_kv_heads;
     Attention a = {
         .q = values(c, q),
         .out = values(c, &c->op->out[0]),
@@ -323,7 +365,12 @@ void attention(const Call* c) {
         .value_dim = v->width / n_kv_heads,
         .pos = c->team->pos,
         .f16 = c->team->f16_cache != 0,
-        .scale = (float)c->op->params[2],
+        .scale = (float)p[2],
+        .window = (uint32_t)p[3],
+        .chunked = p[4] != 0,
+        .softcap = (float)p[5],
+        .sinks = sinks->space == ABSENT ? 0 : row_f32(c, sinks),
+        .slopes = p[6] != 0 ? (const double*)((const uint8_t*)c->program + (uint32_t)p[6]) : 0,
         .control = &c->team->control,
     };
     uint32_t n_tokens = n_rows(c, q), at_once = unit_tokens(group), n_blocks = (n_tokens + at_once - 1) / at_once;
