@@ -69,8 +69,8 @@ class Tensor:
         """Its weights by the published gguf package, in numpy's order of axes: (experts, rows, row length)."""
         rows = np.frombuffer(self.data, np.uint8).reshape(-1, self.type.row_bytes(self.shape[0]))
         with np.errstate(all="ignore"):
-            values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(self.type.id))
-        return np.asarray(values, np.float64).reshape(self.shape[::-1])
+            values: F64 = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(self.type.id)).astype(np.float64)
+        return values.reshape(self.shape[::-1])
 
 
 def tensor(values: npt.ArrayLike) -> Tensor:

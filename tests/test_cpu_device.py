@@ -4,6 +4,7 @@ Bounds on the normalised squared error stand beside the tests: the worst seen ov
 run in a Guarded rig, which also finds what is written or read where it should not be.
 """
 
+import contextlib
 import itertools
 import math
 import re
@@ -516,17 +517,53 @@ def test_halves_are_rounded_to_even(name, rows):
 
 # Zeros, subnormals, the smallest normal, a negative one, the largest.
 @pytest.mark.parametrize("bits", [0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0xBC00, 0x7BFF])
-@pytest.mark.parametrize("name", [name for name, fields in F16_FIELDS.items() if fields and BY_NAME[name].block > 1])
+@pytest.mark.parametrize("name", [name for name in F16_FIELDS if BY_NAME[name].block > 1])
 def test_scales_of_every_size(name, bits):
     quant = BY_NAME[name]
     blocks = np.frombuffer(random_tensor(1, name, 512, 9).data, np.uint8).reshape(-1, quant.block_bytes).copy()
     for at in F16_FIELDS[name]:
         blocks[:, at : at + 2] = np.array([bits], "<u2").view(np.uint8)
+    if name == "IQ1_M":
+        for i in range(4):
+            blocks[:, 49 + 2 * i] = blocks[:, 49 + 2 * i] & 15 | (bits >> (4 * i) & 15) << 4
+    if name == "MXFP4":
+        blocks[:, 0] = 16 + bits % 223  # products that f32 has as normal numbers
     w, x = Tensor(quant, (512, 9), blocks.tobytes()), normal(2, (8, 512))
     rounded, _ = quantized(name, x)
     for rows in (2, 8):
         got = run_op(CPU, "matmul", w, x[:rows])
         assert nmse(got, rounded[:rows] @ w.values().T, size_of_product(w.values(), x[:rows])) < EXACT
+
+
+@formats
+@pytest.mark.parametrize("kind", [CPU, PLAIN], ids=lambda kind: kind.name)
+def test_blocks_of_any_bytes_are_taken(name, kind):
+    """Scales that are no numbers or too large give results that are not, and nothing traps: the device goes on."""
+    quant, rng = BY_NAME[name], np.random.default_rng(1)
+    n = max(quant.block, 32) * 2
+    w = Tensor(quant, (n, 40), rng.integers(0, 256, 40 * quant.row_bytes(n), dtype=np.uint8).tobytes())
+    tensors = {"w": w, "x": tensor(normal(2, (9, n)))}
+    product = record(lambda t, w: t.last_rows(t.matmul(w.w, t.embed(w.x))), tensors)
+    rows = record(lambda t, w: t.last_rows(t.embed(w.w)), {"w": w})
+    np.testing.assert_array_equal(run_anyway(kind, rows, {"w": w}, 9), w.values()[:9])
+    with np.errstate(all="ignore"):
+        size = np.abs(normal(2, (9, n))) @ np.abs(w.values()).T
+    # What is as large as f32 goes may be either.
+    wrong, right = ~np.isfinite(size), size < 1e36
+    for n_tokens in (2, 9):
+        finite = np.isfinite(run_anyway(kind, product, tensors, n_tokens))
+        # 12 * 2^127 is no f32, but times an x it may be.
+        assert name == "MXFP4" or not finite[wrong[:n_tokens]].any()
+        assert finite[right[:n_tokens]].all()
+
+
+def run_anyway(kind, program, tensors, n_tokens):
+    """What a program gives, f32 (n_tokens, width), also where some are no numbers."""
+    with Rig(kind, (program, tensors), max_tokens=n_tokens) as rig:
+        with contextlib.suppress(wasmrt.DeviceError):
+            rig.run(range(n_tokens))
+        slot, width = rig.bounds[0].slots[program.result.index], program.result.width
+        return np.frombuffer(bytes(rig.memory.view(slot, 4 * n_tokens * width)), np.float32).reshape(n_tokens, width)
 
 
 @formats
@@ -570,6 +607,7 @@ def test_the_sizes_are_those_of_the_kernels():
     structs |= {"Binding": cpu.BINDING, "Slot": cpu.SLOT, "Ask": cpu.ASK}
     want = {("", name): struct.size for name, struct in structs.items()}
     want |= {("", "Team"): TEAM_BYTES, ("", "Block256"): binary.OF_256[0], ("", "Tile256"): binary.OF_256[1]}
+    want |= {("", "Tile256Wide"): binary.OF_256_WIDE[1]}
     for name, (row, tile) in {"32": binary.OF_32, "32Wide": binary.OF_32_WIDE}.items():
         want |= {("8 * ", f"Block{name}"): row, ("8 * ", f"Tile{name}"): tile}
     assert sizes == want

@@ -496,8 +496,8 @@ def test_a_missing_wasmtime_comes_with_the_command_that_installs_it(monkeypatch)
 
 
 def test_every_device_computes_with_the_same_formats():
-    """The shared list is what the reference device can dequantize."""
-    assert set(DEQUANTIZE) == FORMATS
+    """What is on the shared list the reference device can dequantize."""
+    assert set(DEQUANTIZE) > FORMATS
 
 
 def test_a_closed_model_says_so(path, device):

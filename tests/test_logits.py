@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 import wasmrt
+from tests.gguf_files import random_tensors, write_llama
 from wasmrt.inspect import describe
 from wasmrt.sync import call
 
 pytestmark = pytest.mark.reference
 
-# The formats and architectures that are covered; what remains is refused with UnsupportedError (test below).
-UNSUPPORTED_FORMATS = {"IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0"}
-
-# Worst seen over the 16 files: 1.1e-13 (float32 sums in another order). Bound: ten times that.
+# Worst seen over the 21 files: 1.1e-13 (float32 sums in another order). Bound: ten times that.
 BOUND = 1.1e-12
 
 
@@ -31,8 +29,8 @@ def llama_files(folder: Path) -> dict[str, Path]:
 
 def test_logits_of_all_covered_files(reference_dir):
     """Every llama-dense and llama-moe file: each quantization mix, biases, scales, rope factors, experts."""
-    files = {name: f for name, f in llama_files(reference_dir).items() if name.split(".")[1] not in UNSUPPORTED_FORMATS}
-    assert len(files) >= 16
+    files = llama_files(reference_dir)
+    assert len(files) >= 21
     assert any(name.startswith("llama-moe") for name in files)
     errors = {}
     for name, file in files.items():
@@ -52,8 +50,8 @@ CPU_BOUNDS = {"f32": 1.6e-13, "f16": 3.8e-10}
 
 @pytest.mark.parametrize("kv_type", CPU_BOUNDS)
 def test_logits_on_the_cpu_device(reference_dir, cpu, kv_type):
-    files = {name: f for name, f in llama_files(reference_dir).items() if name.split(".")[1] not in UNSUPPORTED_FORMATS}
-    assert len(files) >= 16
+    files = llama_files(reference_dir)
+    assert len(files) >= 21
     for name, file in files.items():
         recorded = json.loads(file.with_suffix(".json").read_text())
         with wasmrt.load(file, device="cpu", threads=2, kv_type=kv_type) as model:
@@ -69,8 +67,8 @@ GPU_BOUNDS = {"f32": 4.2e-13, "f16": 5.1e-10}
 @pytest.mark.parametrize("kv_type", GPU_BOUNDS)
 def test_logits_on_the_gpu_device(reference_dir, gpu, kv_type):
     """All positions in one pass, and each in its own: there are kernels for many rows and for few."""
-    files = {name: f for name, f in llama_files(reference_dir).items() if name.split(".")[1] not in UNSUPPORTED_FORMATS}
-    assert len(files) >= 16
+    files = llama_files(reference_dir)
+    assert len(files) >= 21
     errors = {}
     for name, file in files.items():
         recorded, wanted = json.loads(file.with_suffix(".json").read_text()), np.load(file.with_suffix(".logits.npy"))
@@ -107,15 +105,15 @@ def test_stories260k_on_the_gpu_device(gpu_stories, golden):
         assert generation.tokens == golden["greedy_ids"][1:]
 
 
-def test_formats_not_covered_are_refused_by_name(reference_dir):
+def test_formats_not_covered_are_refused_by_name(tmp_path):
     """Nothing runs on a guess: the message names the format and those that work."""
-    for name, file in llama_files(reference_dir).items():
-        if name.split(".")[1] in UNSUPPORTED_FORMATS:
-            with pytest.raises(wasmrt.UnsupportedError, match=r"is in format \w+, which is not supported yet; supported: F32"):
-                wasmrt.load(file)
-            found = call(describe(file))
-            assert not found["runs"]
-            assert "not supported yet" in found["why_not"]
+    name = "blk.1.attn_q.weight"
+    file = write_llama(tmp_path / "f64.gguf", tensors={name: random_tensors(0)[name].astype(np.float64)})
+    with pytest.raises(wasmrt.UnsupportedError, match="'attn_q.weight' is in format F64, which is not supported; supported: F32"):
+        wasmrt.load(file)
+    found = call(describe(file))
+    assert not found["runs"]
+    assert "is not supported" in found["why_not"]
 
 
 def test_other_architectures_are_refused_by_name(reference_dir):

@@ -43,6 +43,8 @@ def weights_of(quant: QuantType, rng: np.random.Generator) -> npt.NDArray[np.uin
         return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
     pool = rng.integers(0, 256, (1 << 20) // quant.block_bytes * quant.block_bytes, dtype=np.uint8)
     pool[1::2] &= 0x3B  # no f16 exponent of all ones, so no NaN
+    if quant.name == "MXFP4":  # its exponent is a byte
+        pool[:: quant.block_bytes] = 120
     return pool
 
 

@@ -37,8 +37,44 @@ TRUTH: dict[str, str] = {
     "embed Q6_K": (
         "1ped1rq<-c#lmF72j)=4a_<gBRlPLC)7N{$96krcc@L9AxSDmuJ0%W7qY{im;uCvAV6&9MlZ!n<AHH3}=XXBC*Tz3W"
     ),
+    "embed IQ2_XXS": (
+        "^i<D5RKaV)8#0=~x70Sne25;xKS}DqoIMf35|J`OXdI0|OMIU}H5rP*T|y8-_YDHU3K@pLUxpJw!bZKoM7U!>5NrZJ"
+    ),
+    "embed IQ2_XS": (
+        "{9I5%h-*s2#{Q4O&+ZvRg}d)UjRJc@dP^oj>b}Uq3bEWkRboKGTqmBv>=~p%Lir0p=bQgQP%h6u=xSxaj_?n{PTUVc"
+    ),
+    "embed IQ3_XXS": (
+        "1mWJpAWEaa<l581+}d<O@E!-kvjCeyP@*kDTo{}|Xjs$1u-AIQmdm?BFcrhVylpK)I3dnK+!G)|#7;5703~}rxXj5x"
+    ),
+    "embed IQ1_S": (
+        "z_u#E3W<wB_-Ea}iV}f9{P=3Xe1DU`AfdrOKI95PC~-nS*o`khs8eb{R5PN$07%+B0J5b%0BMT90G6}90H7{Dz-Al3"
+    ),
+    "embed IQ4_NL": (
+        "X3ywC{N4@0rZV)xxRI<v6D0*gzg%C!*jmRxfr?c^W^tOqF29#T-Tpd4QH)_i?7uF-EMrMQ-X^)hxZ|<FTwiX%eqw?_"
+    ),
+    "embed IQ3_S": (
+        "w7s9fxa@>M(1LQp+O*rklui0UxSWi_PJIePT&!cl)YUygkfa<!sEdq300#KKfcud`0KwcqC~lO&hyWnM7{QIfz~ytn"
+    ),
+    "embed IQ2_S": (
+        "vy(2uzPn{XAa0hzr9am}z!(KV1iH;a@WQJ>O7NmUb0ZYO?F}HpqPE0Bk)ahr8X?QUI7pqrzy&_QfSoQt7)$)X0B%h|"
+    ),
+    "embed IQ4_XS": (
+        "Xv(ET#=vjH`_!<+&yk+P{x@<(En0>}@{&wM0*r4$$x(*F+h2l2TLy;2I8PEn;UF8slcW?vu23FBc)_f~#J2;%4RCov"
+    ),
+    "embed IQ1_M": (
+        "v`~mZ46p-1fGnE6$p5du=;7DD!q3e>)J$H$2zKW``V6JOSk~`9Fy&3a_~o0wfS(IK&@Zb$0Q1kj81f@P@F^6)!2bQd"
+    ),
     "embed BF16": (
         "(HSkmgq&-_Z=9t<%LhF|;UHr|d|C3r&-VGj6cX1zo<t<U<*bvyUdu_r<*DDmfB@XS5X%+71OOJnJi0wWc)^T7@J0wg"
+    ),
+    "embed TQ1_0": (
+        "fT6~|a1j7NfR*MxfXnN?Aiu3Y5W6%$fS^i00C~JV07zE70GMLE0IZol0D$nm0C4ZU0EkCE0F<*n0H7bf000000EoxF"
+    ),
+    "embed TQ2_0": (
+        "0HC$IK+9u4_@IfvNb!(BaQ6qmAkMkJ09c|u0HguF0P>tZ02uE*00e?Q0G3og0I9Y<0N4b*01hTT0CSbT0BBu30D5S?"
+    ),
+    "embed MXFP4": (
+        "001z)0Dv4o0KkvH006$e001Yy007Xx0DwEc004x&06?)n06^it008B_0Du9%007p$002zB008K{002He005vq008Jc"
     ),
     "matmul F32": (
         "00m^icn4iV*2wchBrCH&<n0#2`8#dFi6x}M*gWgPBzg%#(uFQU>FqZ{m_DPx4K9yAcmBP>3>q^*bh*_*S-r`@^raoa"
@@ -76,8 +112,44 @@ TRUTH: dict[str, str] = {
     "matmul Q6_K": (
         "2L-J~kQ?p9_LSE}A_Wgd^3tM2d_jvviZeOIjevs0c=|R)NuNbS>v%Fn&YB3t{^-%d=J*;xxc#I=;1ip~Xn8P1t$nz`"
     ),
+    "matmul IQ2_XXS": (
+        ";MXa_mDTM-)zDo+O8>aS!QE{^dfb*mA~pfTFu{buhS}r7@Cgw@L|lSG%|%$klxDp_+o>MGxaC<wa4q4$(w9d-(AMg~"
+    ),
+    "matmul IQ2_XS": (
+        "S&^y2P$_mp+IAkpdEl%<oi}Gg3H;K+E8FnGVcwa-=vBZ$v{;zJoWMpx5Rt<{b3c;7S;gc*l6v>R?6d<y7H|T=h!w#="
+    ),
+    "matmul IQ3_XXS": (
+        "PV?79fqYRzUs?jhW~$Z0!R>298GpD$4>!d_binJtr$?*9o515kLs3w}#jjOE^F^ORQ_mklu<%&J?70g+4_$A<0X>mH"
+    ),
+    "matmul IQ1_S": (
+        "n<uP52F{woU8?`T$%cnQHJwJmdkGH0V@RaH6Z`YPWswlUJgm?_(jZMi^%d(tcbkYnIYW`Z_I#$k=&riJ)#?sEZnj^*"
+    ),
+    "matmul IQ4_NL": (
+        "oewxcWi?pCv;(_BM%pICmEyy~P!-?8PR0L0(31zliX0)rqXm`1Mv05U0m0tFtXUtzq|9Z(o1^hT>6PHXI0qL&M+^l+"
+    ),
+    "matmul IQ3_S": (
+        "4C$D}_x<?8a-HGBL7y!|G5;RJ)yOPEkVlllIz@m(Ag}nrshbT$T4>BccF07-nx-{FP#k5#Qi_wpS68RPR2aX)+}7#B"
+    ),
+    "matmul IQ2_S": (
+        "Rgad!*D<!j>p_LWlWO0?U5Z-6T>78F;Llk=4Ogzh5}uJl-i}|w95WU|G3<%L{I5I0u=Jh5JZ8W^kEjyD4>n#xyjF2R"
+    ),
+    "matmul IQ4_XS": (
+        "I<OW-RfXt8$TWGy&Rm^EM<j_ww;z2)8-bogeoD~9(U!tPdTAg<Jo6vKC4MJFj?jighadMsPMp9(MkhDKG#rk^jb)U?"
+    ),
+    "matmul IQ1_M": (
+        "`gHn16|1Vj2fGbIMhXK$Ozqr3xgsXP$vg1DOc@Zt9eD;qf9aLMI>D;I`z&0*lD0EI6vpg7sl!FU3wtF%-?4zeNN5ef"
+    ),
     "matmul BF16": (
         ")MH}8LBd=@vh4CgF~7z?)nXRIW4vy`@vx)9p3mySs4fXY#KtW`cm+2?%JHYb=M#uOoVC5df8jAf`<K;0^3KS?DMTH?"
+    ),
+    "matmul TQ1_0": (
+        "`Pz*?W-VpF#d37O1lS}&#t=+ErZ4Y5k&`ySes`6>jeR-45_J?l{3h<cV=l!%?hAarpQ+V7mon%+{l|bm!Ow#}dKFc_"
+    ),
+    "matmul TQ2_0": (
+        "MTR>-p@8VVXW=cs-#F#J{Aw>ifQ-$*fnMG}-D|kNw|`ncNp>?o#r&5(IzLCijW0dFayNQE3@1syfSL}z)WMoQy%Cf@"
+    ),
+    "matmul MXFP4": (
+        "loBOC+6v}CitnJn3@&>?nT?~sz$2+Z%P)XH=aWW2yB+SoG|(eJmP#1Ep2#r36RQirMkuU5%mUrNZ<b&`cLrj=ukuyB"
     ),
     "expert_matmul F32": (
         "Y1sfn4!&PPQl?Tv(u^0w{f)-K@`q|cKpF_a=D|=wtRXQ%`%tGqw(_Pys#D`Z>>w+_NsWX-iH$J9C$$(s2Pct1>(A;z"
@@ -115,8 +187,44 @@ TRUTH: dict[str, str] = {
     "expert_matmul Q6_K": (
         "v=$phN3jk=aq<YpqG&-yqKsihS^(WdD@+hXZ+VnNGJ(Lv+<t?>-4}L5mQI6265XQ1;{ygnEGrm8IBIG_IL0f&)=6bV"
     ),
+    "expert_matmul IQ2_XXS": (
+        "Q>?|pV9!;-BWd_T!Nh<<u)#aR?xe3m207S5LH1L^p{WGIctU_eDz(1BxO1bwo0<DTiiiwCJ28$yJ%`>vyKkUDpBiPs"
+    ),
+    "expert_matmul IQ2_XS": (
+        "2+Z3;*7Q-sG2kx3EZ2lUN*Y?i5~+7WWe+yMV!MjM$>^~^-lU<yvk8>K(iu%c9%XO9LWqJv_{4?5ZfBN2U`|}VxPlu&"
+    ),
+    "expert_matmul IQ3_XXS": (
+        "$s97nD+HLsabKcC+V=v%sXh?IFg^c5Cf2UPSD0%;F5J1o4X#GQ4@09uZMw$6A&H~H)`{0b$g2du4Sp5EY6llVVsYg`"
+    ),
+    "expert_matmul IQ1_S": (
+        "S~d_u!-*)t&{6}z&9M_fo|dUVa%rN$x3ZhS_6$)!<Wtl@h{6xShi=cm<YFJbmSQ77Ed=nsHMn8G>zQ{zjA1^%sFRaE"
+    ),
+    "expert_matmul IQ4_NL": (
+        "EVG(I7K(>M)rllS{xgch{d77%J182%zS~+sI(4T)uRsvOCd(VbW=c}P`HN1$)?%N*Y+)0^@{0LEy4yg%naBY`G8u`$"
+    ),
+    "expert_matmul IQ3_S": (
+        "<MgV-r1Sm5bk_twBP<iZ#=(}tZzGsPDX{jz&TZF1Ga+WfJH}r_GQCVg(MQEX;WHFM?HFajYA8{{_!lukcwL3UZ996x"
+    ),
+    "expert_matmul IQ2_S": (
+        "eQtxozy15dyX|GeXV+B2bs*V7fgA<HU8BQ6#rA~2%vW^6Gb1{}BbK(p_p=ScG~~{{GuPul{A{g3E~5ItAyM@|oxw9g"
+    ),
+    "expert_matmul IQ4_XS": (
+        "Q_&Sg!eP}z?_(21D*Jy!=2go?xADD2LQg@&$uPV_MWl&Ceh)3gw76G9T)?5ka~rro7VMD2Ujr4xLY2rv*!;ai363Ac"
+    ),
+    "expert_matmul IQ1_M": (
+        "#kVa%ITJd-d7v;sH6Mt<8~ZClQ5k^2uG@~lc^KKhw12cf)X335AisLRMErU`(qNmwUVCG|5z(|iAl6sEh38#BU5pAq"
+    ),
     "expert_matmul BF16": (
         "c3=QQT(e$6Di=~i9y}Mrg}%hWF+grXo2LcAf{;%^U8pcZyI`k4er2XX<N)G95)CWC;a!A5dy+800}vTOJ<pIqz&7eZ"
+    ),
+    "expert_matmul TQ1_0": (
+        "6fp-tVIdB{n^HhPcL}*as^f~jVy9a``h$kQZfmK(#c1QcjfLwz!)Oq|qv7g4lWG<|2l=+W(n|L{+79wQ_LS5<pk={6"
+    ),
+    "expert_matmul TQ2_0": (
+        "AoQ<5*M6PAMz@|oMuRRu(p+pnCUP1;B3@oS>aM82<ulknkpF<au-?+Xo#YHaS%>DmKOB5L%ne*VpU<eikQ5I;({=Pd"
+    ),
+    "expert_matmul MXFP4": (
+        "xDExuOZ_B3q{@Xrv_lBLt8l}>9!hUOptI$^o=<4N_H6gR{z3!5&pm*@xf^4^(j*ALh5a|ayq0pmCS<WZ%?+TwkQ5j{"
     ),
     "rms_norm": (
         "eAZ;b0DGLjXCMkgo+evDM)wgys%8U1$cG0(dGgo6CanfSEGd`3LKmk$8tclyBy(jzL$(^hTz-kaK74+_d1ti1KsD09"

@@ -13,7 +13,10 @@ from wasmrt.store.memory import Frame, Words, aligned
 from wasmrt.store.plan import OnGpu
 
 # The formats that every device computes with, by ggml's ids: what one can run, all can.
-_NAMES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+_NAMES = (
+    "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+    "MXFP4", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0",
+)  # fmt: skip
 FORMATS = frozenset(BY_NAME[name].id for name in _NAMES)
 
 
@@ -182,7 +185,7 @@ def out_row(row: int, n_out: int) -> int:
 def check_formats(programs: Sequence[Program]) -> None:
     """UnsupportedError for a weight in a format that no device computes with."""
     for weight in (w for program in programs for w in program.weights if w.type.id not in FORMATS):
-        what = f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported yet"
+        what = f"tensor {weight.name!r} is in format {weight.type.name}, which is not supported"
         raise UnsupportedError(f"{what}; supported: {', '.join(_NAMES)}")
 
 
