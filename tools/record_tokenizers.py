@@ -9,6 +9,7 @@ Trained on the project's documentation and the lines below, so that users withou
 
 import base64
 import importlib
+import importlib.metadata
 import io
 import json
 import random
@@ -21,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "tests" / "data" / "tokenizers.json"
 N_TEXTS = 100
+SOURCES = {"unigram": "sentencepiece", "wordpiece": "tokenizers", "rwkv": "rwkv"}
 
 LINES = (
     "Größe, Straße, Übermut und Ärger; señor Muñoz à la crème brûlée, naïve café.",
@@ -139,9 +141,13 @@ def main() -> int:
     }
     recorded = {}
     for name, (keys, encode) in made.items():
-        recorded[name] = {"keys": keys, "ids": [encode(text) for text in texts(lines)]}
+        source = SOURCES[name.partition("-")[0]]
+        version = importlib.metadata.version(source)
+        recorded[name] = {"source": f"{source} {version}", "keys": keys, "ids": [encode(text) for text in texts(lines)]}
         print(f"{name}: {len(keys['tokens'])} tokens")
-    TARGET.write_text(json.dumps({"texts": texts(lines)} | recorded, ensure_ascii=True, separators=(",", ":")) + "\n")
+    TARGET.write_text(
+        json.dumps({"texts": texts(lines), "vocabularies": recorded}, ensure_ascii=True, separators=(",", ":")) + "\n"
+    )
     print(f"{TARGET.name}: {TARGET.stat().st_size} bytes")
     return 0
 

@@ -142,13 +142,15 @@ FAMILIES: tuple[tuple[str, Pretokenizer], ...] = (
 )  # fmt: skip
 PRETOKENIZERS = {name: pretokenizer for names, pretokenizer in FAMILIES for name in names.split()}
 
-# Classes of unicode_table.py, each of which stands in flattened text as one character from U+0080 on. s: U+017F. The second
-# line is what a class is called where the character is of the script Han.
-CLASSES = "ultmonMdrNpPSZcxs"
+# Classes of unicode_table.py, each of which stands in flattened text as one character from U+0080 on; then two of single
+# characters: s, U+017F, and f, the numbers No of Latin-1, which are word characters to the published engine, unlike other No.
+# HAN_CLASSES: what a class is called where the character is of the script Han.
+CLASSES = "ultmonMdrNpPSZcxsf"
+OWN_CLASS = {0x17F: "s"} | dict.fromkeys(map(ord, "\xb2\xb3\xb9\xbc\xbd\xbe"), "f")
 HAN_CLASSES = {"o": "h", "m": "i", "r": "j", "N": "k", "S": "q", "P": "v", "M": "w"}
 CATEGORIES = {
-    "L": "ultmoshi", "Lu": "u", "Ll": "ls", "Lt": "t", "Lm": "mi", "Lo": "oh", "M": "nMw", "N": "drNjk", "Nd": "d", "Nl": "rj",
-    "P": "pPv", "Pc": "p", "S": "Sq", "Han": "".join(HAN_CLASSES.values()), "s": "s",
+    "L": "ultmoshi", "Lu": "u", "Ll": "ls", "Lt": "t", "Lm": "mi", "Lo": "oh", "M": "nMw", "N": "drNfjk", "Nd": "d", "Nl": "rj",
+    "f": "f", "P": "pPv", "Pc": "p", "S": "Sq", "Han": "".join(HAN_CLASSES.values()), "s": "s",
 }  # fmt: skip
 OTHER_SCRIPTS = re.compile(r"\[([^\[\]]*)&&\[\^\\p\{Han\}\]\]")
 WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # of unflattened text
@@ -168,7 +170,7 @@ class _Flattening(dict[int, str]):
     """Code point to stand-in, for str.translate; ASCII stays. Bounded, for texts with every character there is."""
 
     def __missing__(self, code_point: int) -> str:
-        name = "s" if code_point == 0x17F else class_of(code_point)
+        name = OWN_CLASS.get(code_point) or class_of(code_point)
         if any(first <= code_point <= last for first, last in HAN_RANGES):
             name = HAN_CLASSES[name]
         stand_in = STAND_IN[name]
@@ -215,10 +217,11 @@ def compile_pattern(pattern: str) -> tuple[re.Pattern[str], bool]:
 
 
 # Patterns that would look at the whole rest of a number from each place in it: the run of characters that they are about, from
-# flattened text, and whether the run is cut at its ends too. \b is where no letter, mark, digit, Nl or Pc follows.
+# flattened text, and whether the run is cut at its ends too. \b is where no letter, mark, Nd, Nl, Pc or f follows; the published
+# engine does not see one before a circled letter either.
 BY_THREES = {
     NUMBERS_BY_3: (r"\p{N}+", True),
-    DIGITS_BY_3: (r"(?<!\p{Nd})\p{Nd}++(?![\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}])", True),
+    DIGITS_BY_3: (r"(?<!\p{Nd})\p{Nd}++(?![\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\p{f}])", True),
     BEFORE_DIGITS_BY_3: (r"\p{Nd}+", False),
 }
 
