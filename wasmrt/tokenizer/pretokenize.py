@@ -217,8 +217,8 @@ def compile_pattern(pattern: str) -> tuple[re.Pattern[str], bool]:
 
 
 # Patterns that would look at the whole rest of a number from each place in it: the run of characters that they are about, from
-# flattened text, and whether the run is cut at its ends too. \b is where no letter, mark, Nd, Nl, Pc or f follows; the published
-# engine does not see one before a circled letter either.
+# flattened text, and whether the run is cut at its ends too. \b is where no letter, mark, Nd, Nl, Pc or f follows, and in the
+# published engine no circled letter either.
 BY_THREES = {
     NUMBERS_BY_3: (r"\p{N}+", True),
     DIGITS_BY_3: (r"(?<!\p{Nd})\p{Nd}++(?![\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\p{f}])", True),
