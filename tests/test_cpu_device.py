@@ -429,6 +429,15 @@ def test_embed_reads_rows_of_every_format(name, other, n_blocks, ids, chunk, see
     assert_same_bits(run(other, "embed", w, ids, chunk_bytes=chunk * quant.row_bytes(w.shape[0])), w.values()[ids])
 
 
+@pytest.mark.parametrize("kind", [CPU, PLAIN], ids=lambda kind: kind.name)
+def test_every_exponent_of_mxfp4(kind):
+    """The two smallest are subnormal numbers of f32."""
+    blocks = np.frombuffer(random_tensor(1, "MXFP4", 32, 251).data, np.uint8).reshape(-1, 17).copy()
+    blocks[:, 0] = np.arange(251)
+    w = Tensor(BY_NAME["MXFP4"], (32, 251), blocks.tobytes())
+    assert_same_bits(run_op(kind, "embed", w, range(251), rig=Guarded), w.values())
+
+
 def block_of(name):
     """How many elements of x are quantized together for weights of this format; None where x stays f32."""
     return None if BY_NAME[name].block == 1 else BY_NAME[name].block
