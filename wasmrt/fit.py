@@ -13,6 +13,7 @@ from wasmrt.device.choice import Choice, GpuSite
 from wasmrt.device.device import KEPT_NONE, Kept
 from wasmrt.errors import BudgetError, ContextFull
 from wasmrt.gguf.reader import Header
+from wasmrt.model import verified
 from wasmrt.model.build import Built, build
 from wasmrt.model.stages import cut
 from wasmrt.options import EngineOptions
@@ -64,7 +65,13 @@ async def fit(source: Source, header: Header, choice: Choice, options: EngineOpt
     exact: the plan's minimum_bytes is the smallest budget that works, for which the model is recorded once more; else one that
     does.
     """
-    built = build(header)
+    fitted = await _fit(source, header, choice, options, exact)
+    notes = verified.notes(fitted.built.config.architecture)
+    return replace(fitted, plan=replace(fitted.plan, notes=(*notes, *fitted.plan.notes)))
+
+
+async def _fit(source: Source, header: Header, choice: Choice, options: EngineOptions, exact: bool) -> Fitted:
+    built = build(header, context=options.context)
     n_ctx = built.config.n_ctx_train
     if options.context is not None and options.context > n_ctx:
         raise ContextFull(f"a context of {options.context} is too long: this model was made for {n_ctx}")
@@ -88,13 +95,13 @@ async def fit(source: Source, header: Header, choice: Choice, options: EngineOpt
     try:
         made = fitted(built, block=1)
     except BudgetError:
-        made = fitted(build(header, LEAST_CHUNK), block=1)
+        made = fitted(build(header, LEAST_CHUNK, context=options.context), block=1)
     if made.plan.streams:
         await source.bypass_cache()
-        least = fitted(build(header, LEAST_CHUNK), block=1).plan.minimum_bytes if exact else made.plan.minimum_bytes
+        least = fitted(build(header, LEAST_CHUNK, context=options.context), block=1).plan.minimum_bytes if exact else made.plan.minimum_bytes
         chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, made.plan.bytes_bound // CHUNKS_OF_LACK))
         if chunk_bytes < CHUNK_BYTES:
-            built = build(header, chunk_bytes)
+            built = build(header, chunk_bytes, context=options.context)
         with contextlib.suppress(BudgetError):  # no room for wider reads: such a budget takes them through the cache
             made = fitted(built, source.block)
         made = replace(made, plan=replace(made.plan, minimum_bytes=least))
@@ -105,7 +112,7 @@ async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: Engin
     """The same for GPUs, which have budgets of their own: what does not fit there is copied to them for each pass."""
     from wasmrt.device import gpu_autotune, gpu_plan
 
-    whole = build(header, fused=functools.partial(fuse, whole=True))
+    whole = build(header, fused=functools.partial(fuse, whole=True), context=options.context)
     for adapter in site.adapters:  # before the ledger, which counts what the kernels that are chosen take
         await gpu_autotune.prepare(adapter, functools.partial(site.host, adapter), whole.programs)
     config = whole.config
@@ -134,7 +141,8 @@ async def _fit_gpu(source: Source, header: Header, site: GpuSite, options: Engin
         gpus = [gpu_plan.plan_gpu(model, context, site.budget) for model in models(whole)]
     else:
         lack = whole.table.touched_bytes - site.budget * len(site.adapters)
-        built = build(header, min(CHUNK_BYTES, max(LEAST_CHUNK, lack // CHUNKS_OF_LACK)), functools.partial(fuse, whole=False))
+        chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, lack // CHUNKS_OF_LACK))
+        built = build(header, chunk_bytes, functools.partial(fuse, whole=False), options.context)
         stages, slots = cut(built.programs, Demand(built.table, WIDEST_BLOCK, CHUNK))
         if not options.context:
             share = site.budget // KV_SHARE

@@ -1,69 +1,115 @@
 """Llama and its kin: RMS norms, rotary attention with grouped heads, SwiGLU or experts. Source: arXiv 2307.09288."""
 
-from wasmrt.model.blocks import expert_linear, ffn_linear, linear
-from wasmrt.model.config import ModelConfig
+from dataclasses import replace
+
+from wasmrt.model.blocks import add_residual, attention, mixed, norm
+from wasmrt.model.config import Keys, ModelConfig
+from wasmrt.model.family import Family
+from wasmrt.model.shapes import fused_up, shapes
 from wasmrt.model.weights import Shapes, Weights
 from wasmrt.program.ops import Operand
 from wasmrt.program.record import Recorder
 
-
-def shapes(c: ModelConfig) -> Shapes:
-    """The shape of every tensor, as the file gives shapes: row length first."""
-    q, k, v = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim, c.n_kv_heads * c.value_dim
-    return {
-        "token_embd": (c.n_embd, c.n_vocab),
-        "attn_norm": (c.n_embd,),
-        "attn_q": (c.n_embd, q),
-        "attn_k": (c.n_embd, k),
-        "attn_v": (c.n_embd, v),
-        "attn_output": (c.n_heads * c.value_dim, c.n_embd),
-        "rope_freqs": (c.rope.n_dims // 2,),
-        "ffn_norm": (c.n_embd,),
-        "ffn_gate": (c.n_embd, c.n_ff),
-        "ffn_up": (c.n_embd, c.n_ff),
-        "ffn_down": (c.n_ff, c.n_embd),
-        "ffn_gate_inp": (c.n_embd, c.n_experts),
-        "ffn_gate_exps": (c.n_embd, c.n_ff, c.n_experts),
-        "ffn_up_exps": (c.n_embd, c.n_ff, c.n_experts),
-        "ffn_down_exps": (c.n_ff, c.n_embd, c.n_experts),
-        "output_norm": (c.n_embd,),
-        "output": (c.n_embd, c.n_vocab),
-    }
-
-
-def embedding(t: Recorder, c: ModelConfig, w: Weights) -> Operand:
-    """The row of each token: (T, n_embd)."""
-    return t.embed(w.token_embd)
+ALIBI = 8.0  # the largest bias of those that turn nothing
+BAICHUAN_13B_LAYERS = 40  # the larger Baichuan has ALiBi, which its files do not say
+FFN = ("ffn_",)  # see Family.unscaled
+PLAIN_EVERY = 4  # of SmolLM3's layers every fourth turns nothing
 
 
 def layer(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
     """One layer: pre-norm attention, then a pre-norm feed-forward network, each added to the residual stream x: (T, n_embd)."""
-    h = t.rms_norm(x, w.attn_norm, c.rms_eps)
-    factors = w.get("rope_freqs")
-    q = t.rope(linear(t, w, "attn_q", h), c.rope, factors)               # (T, n_heads * head_dim)
-    k = t.rope(linear(t, w, "attn_k", h), c.rope, factors)               # (T, n_kv_heads * head_dim)
-    t.store_kv(k, linear(t, w, "attn_v", h))
-    a = t.attention(q, c.n_heads, c.n_kv_heads, c.attention_scale)       # (T, n_heads * value_dim)
-    x = t.add(x, linear(t, w, "attn_output", a))                         # (T, n_embd)
-    h = t.rms_norm(x, w.ffn_norm, c.rms_eps)
-    return t.add(x, experts(t, c, w, h) if c.n_experts else feed_forward(t, w, h))
+    x = add_residual(t, c, x, attention(t, c, w, norm(t, c, w, "attn_norm", x)))
+    return add_residual(t, c, x, mixed(t, c, w, norm(t, c, w, "ffn_norm", x)))
 
 
-def feed_forward(t: Recorder, w: Weights, h: Operand) -> Operand:
-    """SwiGLU. h: (T, n_embd)."""
-    gated = t.swiglu(ffn_linear(t, w, "ffn_gate", h), ffn_linear(t, w, "ffn_up", h))  # (T, n_ff)
-    return ffn_linear(t, w, "ffn_down", gated)
+def normed_qk(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
+    """The same with norms of queries and keys."""
+    x = t.add(x, attention(t, c, w, norm(t, c, w, "attn_norm", x), qk_norm=True))
+    return t.add(x, mixed(t, c, w, norm(t, c, w, "ffn_norm", x)))
 
 
-def experts(t: Recorder, c: ModelConfig, w: Weights, h: Operand) -> Operand:
-    """SwiGLU by the n_experts_used experts that the router likes best, weighted. h: (T, n_embd). Source: arXiv 2401.04088."""
-    chosen, weights = t.route(t.matmul(w.ffn_gate_inp, h), c.n_experts_used)   # both (T, n_used)
-    gate, up = (expert_linear(t, w, name, h, chosen) for name in ("ffn_gate_exps", "ffn_up_exps"))
-    y = expert_linear(t, w, "ffn_down_exps", t.swiglu(gate, up), chosen)       # (T, n_used * n_embd)
-    return t.expert_sum(y, weights)
+def seed_layer(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
+    """The same with another name for the second norm."""
+    x = t.add(x, attention(t, c, w, norm(t, c, w, "attn_norm", x)))
+    return t.add(x, mixed(t, c, w, norm(t, c, w, "post_attention_norm", x)))
 
 
-def head(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
-    """Logits of the rows that want them: (n_out, n_vocab). Tied models have no output matrix and use the embedding."""
-    h = t.rms_norm(t.last_rows(x), w.output_norm, c.rms_eps)
-    return linear(t, w, "output" if w.get("output") is not None else "token_embd", h)
+def scaled_attention(c: ModelConfig, keys: Keys) -> ModelConfig:
+    """Attention scores with a scale of the file's own."""
+    return replace(c, attention_scale=keys.number("attention.scale", 0.0, minimum=0.0) or c.attention_scale)
+
+
+def granite(c: ModelConfig, keys: Keys) -> ModelConfig:
+    """Scales of embeddings, residuals, scores and logits; experts may be joined by one that all tokens visit."""
+    c = scaled_attention(c, keys)
+    return replace(
+        c,
+        rope=c.rope if keys.flag("rope.scaling.finetuned", True) else None,
+        embedding_scale=keys.scale("embedding_scale"),
+        residual_scale=keys.scale("residual_scale"),
+        logit_scale=1 / keys.positive("logit_scale"),
+        n_ff_shared=keys.integer("expert_shared_feed_forward_length", 0, minimum=0),
+    )
+
+
+def minicpm(c: ModelConfig, keys: Keys) -> ModelConfig:
+    """The same scales, which old files do not say. Source: arXiv 2404.06395, 5.1: widths in relation to 256."""
+    logit_scale = keys.positive("logit_scale") if "logit_scale" in keys else c.n_embd / 256
+    return replace(
+        scaled_attention(c, keys),
+        embedding_scale=keys.positive("embedding_scale", 12.0),
+        residual_scale=keys.positive("residual_scale", 1.4 / c.n_layers**0.5),
+        logit_scale=1 / logit_scale,
+    )
+
+
+def mistral3(c: ModelConfig, keys: Keys) -> ModelConfig:
+    """Queries grow with their position; YaRN's magnitude is not applied a second time."""
+    if c.rope and c.rope.extrapolation:
+        c = replace(c, rope=replace(c.rope, magnitude=1.0))
+    scale = keys.number("attention.temperature_scale", 0.0)
+    length = keys.number("attention.temperature_length", 0.0) or keys.number("rope.scaling.original_context_length", 0.0)
+    return replace(scaled_attention(c, keys), temper_length=length if scale else 0.0, temper_scale=scale)
+
+
+def smollm3(c: ModelConfig, keys: Keys) -> ModelConfig:
+    ropes = tuple(None if (i + 1) % PLAIN_EVERY == 0 else c.rope for i in range(c.n_layers))
+    return scaled_attention(c, keys).varied(rope=ropes)
+
+
+def baichuan(c: ModelConfig, keys: Keys) -> ModelConfig:
+    return replace(c, rope=None, max_bias=ALIBI) if c.n_layers == BAICHUAN_13B_LAYERS else c
+
+
+def refact(c: ModelConfig, keys: Keys) -> ModelConfig:
+    return replace(c, max_bias=ALIBI)
+
+
+def half_ff(c: ModelConfig) -> Shapes:
+    """The first Qwen counts gate and up together."""
+    n = c.n_ff // 2
+    return {**shapes(c), "ffn_gate": (c.n_embd, n), "ffn_up": (c.n_embd, n), "ffn_down": (n, c.n_embd)}
+
+
+FAMILIES = {
+    "llama": Family(layer, configure=scaled_attention),
+    "mistral3": Family(layer, configure=mistral3),
+    "granite": Family(layer, configure=granite, unscaled=FFN),
+    "granitemoe": Family(layer, configure=granite, unscaled=FFN),
+    "minicpm": Family(layer, configure=minicpm, unscaled=FFN),
+    "smollm3": Family(layer, configure=smollm3, unscaled=FFN),
+    "internlm2": Family(layer, unscaled=FFN),
+    "baichuan": Family(layer, configure=baichuan),
+    "xverse": Family(layer),
+    "refact": Family(layer, rope="", configure=refact),
+    "arcee": Family(layer, activation="relu2", configure=scaled_attention),
+    "ernie4_5": Family(layer),
+    "exaone": Family(layer, rope="halves"),
+    "chatglm": Family(layer, unscaled=FFN, shapes=fused_up),
+    "qwen": Family(layer, rope="halves", unscaled=FFN, shapes=half_ff),
+    "qwen2vl": Family(layer, rope="halves", unscaled=FFN),
+    "qwen2": Family(layer, rope="halves", unscaled=FFN),
+    "seed_oss": Family(seed_layer, rope="halves", configure=scaled_attention, unscaled=FFN),
+    "qwen3": Family(normed_qk, rope="halves"),
+    "qwen3vl": Family(normed_qk, rope="halves"),
+}
