@@ -98,7 +98,9 @@ async def _fit(source: Source, header: Header, choice: Choice, options: EngineOp
         made = fitted(build(header, LEAST_CHUNK, context=options.context), block=1)
     if made.plan.streams:
         await source.bypass_cache()
-        least = fitted(build(header, LEAST_CHUNK, context=options.context), block=1).plan.minimum_bytes if exact else made.plan.minimum_bytes
+        least = made.plan.minimum_bytes
+        if exact:
+            least = fitted(build(header, LEAST_CHUNK, context=options.context), block=1).plan.minimum_bytes
         chunk_bytes = min(CHUNK_BYTES, max(LEAST_CHUNK, made.plan.bytes_bound // CHUNKS_OF_LACK))
         if chunk_bytes < CHUNK_BYTES:
             built = build(header, chunk_bytes, context=options.context)
