@@ -152,8 +152,6 @@ def _small(op: Op, program: Program) -> int:
         n += sum(math.prod(program.weights[o.index].shape) for o in op.ins if o and o.space is Space.WEIGHT)
     if op.kernel == "route" and op.ins[0] is not None:
         n += 2 * op.ins[0].width  # scores, and those of groups: route.c
-    if op.kernel == "ssm_scan" and op.ins[4] is not None:
-        n += op.ins[4].width  # what a head's state is multiplied by: scan.c
     return 4 * n
 
 
