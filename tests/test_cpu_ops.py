@@ -244,7 +244,7 @@ def test_matmul_by_one_row(name, rows):
 
 STACKS = {
     "x": random_tensor(1, "F32", 512, 9), "router": random_tensor(6, "F32", 512, 5), "a": random_tensor(2, "Q8_0", 128, 256, 4),
-    "b": random_tensor(3, "Q8_0", 128, 256, 4), "c": random_tensor(4, "Q4_0", 128, 256, 4),
+    "b": random_tensor(3, "Q8_0", 128, 256, 4), "c": random_tensor(4, "Q8_0", 256, 512, 2),
     "d": random_tensor(5, "Q4_K", 512, 64), "e": random_tensor(7, "Q8_0", 512, 64, 5),
 }  # fmt: skip
 
@@ -253,7 +253,7 @@ def stacks(t, w):
     """Stacks of matrices that are routed, and that are not."""
     x = t.embed(w.x)
     y = t.add(t.head_matmul(w.a, x, 4), t.head_matmul(w.b, x, 4))
-    y = t.add(y, t.head_matmul(w.c, x, 4))
+    y = t.add(y, t.head_matmul(w.c, x, 2))                       # the same x in fewer, longer parts: other tiles
     y = t.columns(y, 0, 512)
     chosen, weights = t.route(t.matmul(w.router, x), 2)
     z = t.add(t.matmul(w.d, x), t.expert_sum(t.expert_matmul(w.e, t.add(x, y), chosen), weights))

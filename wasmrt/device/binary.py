@@ -60,13 +60,14 @@ def _kind_of(weight: Weight) -> tuple[int, int] | None:
 
 def _flags(program: Program) -> Iterator[int]:
     """For each op, QUANTIZED where the last matmul has already quantized the same x in the same way."""
-    ready: tuple[Any, ...] = ()  # what the buffer holds: kernel, kind and operands
+    ready: tuple[Any, ...] = ()  # what the buffer holds: kernel, kind and length of rows, operands
     for op in program.ops:
         flags = 0
         if op.kernel in PRODUCTS and op.ins[0] is not None:
-            kind = _kind_of(program.weights[op.ins[0].index])
+            weight = program.weights[op.ins[0].index]
+            kind = _kind_of(weight)
             if kind is not None:
-                wanted = (op.kernel, kind, *op.ins[1:])
+                wanted = (op.kernel, (*kind, weight.shape[0]), *op.ins[1:])
                 flags = QUANTIZED if ready == wanted else 0
                 ready = wanted
         written = {o.index for o in op.out if o.space is Space.ACTIVATION}
