@@ -31,9 +31,9 @@ from wasmrt.tokenizer.folding import bare, lower
 from wasmrt.tokenizer.pieces import LONGEST, Pieces
 from wasmrt.tokenizer.pretokenize import PRETOKENIZERS, class_of
 from wasmrt.tokenizer.rwkv import unescape
-from wasmrt.tokenizer.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from wasmrt.tokenizer.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
 from wasmrt.tokenizer.vocab import KINDS as KIND_OF_MODEL
-from wasmrt.tokenizer.wordpiece import LONGEST_WORD
+from wasmrt.tokenizer.wordpiece import LONGEST_WORD, WordPieces
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "tokenizers.json").read_text(encoding="utf-8"))
 VOCABULARIES = RECORDED["vocabularies"]
@@ -117,13 +117,14 @@ def test_lower_case_and_accents_agree_with_this_interpreter():
 
 def bert_differences() -> set[str]:
     """Characters that `tokenizers` sees otherwise: its tables for BERT are of Unicode 8.0."""
-    plain = changed("wordpiece", **{"normalizer.lowercase": False, "normalizer.strip_accents": True})._algorithm
+    plain = WordPieces(Vocab(recorded_keys("wordpiece")), lowercase=False, strip_accents=True)
     library = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=False)
     cut = pre_tokenizers.BertPreTokenizer()
 
     def agree(some: Sequence[str]) -> bool:
         text = " ".join(f"a{c}b" for c in some)
-        return plain.words(text) == [word for word, _ in cut.pre_tokenize_str(library.normalize_str(text))]
+        theirs = [word for word, _ in cut.pre_tokenize_str(library.normalize_str(text))]
+        return plain.words(text) == theirs
 
     different: set[str] = set()
     known = [c for c in CHARACTERS if class_of(ord(c)) != "x" or ord(c) % 64 == 0]  # few of those that are unassigned
@@ -435,14 +436,11 @@ def test_plamo2_is_the_best_sum(scores, text):
     spelled = sum(1 for id in ids if tokenizer.token_text(id).startswith("<0x") and tokenizer.token_bytes(id)[0] & 0xC0 != 0x80)
     total = sum(scores[t] for t in texts_of(tokenizer, ids) if not t.startswith("<0x")) - 1000 * spelled
 
-    @functools.cache
-    def best(start: int) -> float:
-        if start == len(text):
-            return 0.0
-        options = [scores[t] + best(start + len(t)) for t in scores if text.startswith(t, start)]
-        return max([*options, -1000 + best(start + 1)])
-
-    assert total == best(0)
+    best = [0.0] * (len(text) + 1)  # of what begins here
+    for start in range(len(text) - 1, -1, -1):
+        options = [scores[t] + best[start + len(t)] for t in scores if text.startswith(t, start)]
+        best[start] = max([*options, -1000 + best[start + 1]])
+    assert total == best[0]
 
 
 def test_plamo2_takes_the_longer_of_equal_sums():
