@@ -1,7 +1,7 @@
 // attention_reduce: the second half of attention where keys were in n_split > 1 parts: y = the sum of exp(top - the greatest) *
-//   sums, over that of exp(top - the greatest) * totals.
+//   sums, over that of exp(top - the greatest) * totals, and what a sink adds to that.
 //   parts: [token's head][part], each (top, total, 0, 0) and the V4 fours of a row of sums. A thread makes four elements of y.
-//   Behind attention_out.wgsl. Twin: the end of attention.wgsl.
+//   Behind sink_*.wgsl, attention_out.wgsl. Twin: the end of attention.wgsl.
 
 struct Params { n_heads: u32 }
 
@@ -32,5 +32,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         sum += by * parts[at + 1u + column];
         total += by * of_part.y;
     }
-    write_four(row, column, sum / total);
+    write_four(row, column, sum / with_sink(total, top, row % params.n_heads));
 }

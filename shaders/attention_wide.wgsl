@@ -1,11 +1,12 @@
-// attention_wide: y = softmax(scale * q k^T) v of many tokens, over the keys up to each one's own, a tile of keys at a time.
+// attention_wide: y = softmax(scores of q k^T) v of many tokens, over the keys that each one sees, a tile of keys at a time.
 //   q: f32 (T, heads * KEY_DIM), y: f32 (T, heads * VALUE_DIM). Rows of a key head are its GROUP query heads of each token in
-//   turn; a workgroup takes 32 of them. Workgroups: (rows / 32, key heads); rows with most keys go first.
+//   turn; a workgroup takes 32 of them, and of values of more than 64 fours 64 fours of columns. Workgroups: (rows / 32, key heads,
+//   columns / 64); rows with most keys go first.
 //   Threads are 8 x 8. Each makes the scores of rows `across + 8 i` with keys 4 `along` .. + 4, a chunk of 32 dims at a time,
 //   and then, for these rows, the columns of fours `along + 8 i`: maxima and rescaling of its rows stay in registers. Keys and
 //   queries pass through `staged`, and values, P at a time. Fours of a head's q are read as such where KEY_DIM is whole fours
 //   (as q_fours; q is a dummy), or element by element (as q).
-//   Behind kv_read.wgsl, attention_out.wgsl. Meaning: device/reference.py attention. Twins: attention.wgsl,
+//   Behind kv_read.wgsl, score_*.wgsl, sink_*.wgsl, attention_out.wgsl. Meaning: device/reference.py attention. Twins: attention.wgsl,
 //   device/c/attention.c.
 
 struct Params { n_heads: u32, scale: f32 }
@@ -18,7 +19,8 @@ struct Params { n_heads: u32, scale: f32 }
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
 override GROUP: u32;
-override COLUMNS: u32 = (V4 + 7u) >> 3u;  // fours of a row's output that a thread makes, at most 8
+override C4: u32 = min(V4, 64u);  // fours of columns of a workgroup
+override COLUMNS: u32 = (C4 + 7u) >> 3u;  // fours of a row's output that a thread makes, at most 8
 override P: u32 = select(8u, select(16u, 32u, COLUMNS <= 2u), COLUMNS <= 4u);
 
 const WG: u32 = 64u;
@@ -62,6 +64,12 @@ fn total(row: u32) -> f32 {
     return sum;
 }
 
+// Where the cache has four i of those that a workgroup takes of values from position `row` on.
+fn value_at(row: u32, first_column: u32, i: u32) -> u32 {
+    if (V4 <= 64u) { return row * V4 + i; }
+    return (row + (i >> 6u)) * V4 + min(first_column + (i & 63u), V4 - 1u);
+}
+
 fn greatest(x: vec4<f32>) -> f32 { return max(max(x.x, x.y), max(x.z, x.w)); }
 
 @compute @workgroup_size(WG)
@@ -77,14 +85,16 @@ fn main(
     let row = min(vec4<u32>(first_row + across) + vec4<u32>(0u, 8u, 16u, 24u), vec4<u32>(n_rows - 1u));
     let token = row / GROUP;
     let head = kv_head * GROUP + (row - token * GROUP);
-    let seen = vec4<u32>(state.pos + 1u) + token;
+    let position = vec4<u32>(state.pos) + token;
+    let first_column = group.z * 64u;
     let end = state.pos + 1u + min(first_row + ROWS - 1u, n_rows - 1u) / GROUP;
     let kv_row = kv_head * CAPACITY;
 
     var top = vec4<f32>(FLOOR);
     var part = vec4<f32>(0.0);  // of the totals: of this thread's keys
     var sums = array<mat4x4<f32>, 8>();  // a column of the matrix is a row's
-    for (var first = 0u; first < end; first += TILE) {
+    let begin_at = first_seen(state.pos + first_row / GROUP);
+    for (var first = begin_at - (begin_at & (TILE - 1u)); first < end; first += TILE) {
         var s0 = vec4<f32>(0.0);
         var s1 = vec4<f32>(0.0);
         var s2 = vec4<f32>(0.0);
@@ -112,11 +122,11 @@ fn main(
                 s3 += staged[q_at + 24u * STRIDE] * four;
             }
         }
-        let key = vec4<u32>(0u, 1u, 2u, 3u) + vec4<u32>(first + 4u * along);
-        s0 = select(vec4<f32>(FLOOR), s0 * params.scale, key < vec4<u32>(seen.x));
-        s1 = select(vec4<f32>(FLOOR), s1 * params.scale, key < vec4<u32>(seen.y));
-        s2 = select(vec4<f32>(FLOOR), s2 * params.scale, key < vec4<u32>(seen.z));
-        s3 = select(vec4<f32>(FLOOR), s3 * params.scale, key < vec4<u32>(seen.w));
+        let key = first + 4u * along;
+        s0 = select(vec4<f32>(FLOOR), scored(s0 * params.scale, head.x, key, position.x), sees(key, position.x));
+        s1 = select(vec4<f32>(FLOOR), scored(s1 * params.scale, head.y, key, position.y), sees(key, position.y));
+        s2 = select(vec4<f32>(FLOOR), scored(s2 * params.scale, head.z, key, position.z), sees(key, position.z));
+        s3 = select(vec4<f32>(FLOOR), scored(s3 * params.scale, head.w, key, position.w), sees(key, position.w));
         let at = across * 8u + along;
         peaks[at] = greatest(s0);
         peaks[at + 64u] = greatest(s1);
@@ -142,7 +152,7 @@ fn main(
         }
         for (var begin = 0u; begin < TILE; begin += P) {
             if (begin > 0u) { workgroupBarrier(); }
-            for (var i = tid; i < P * V4; i += WG) { staged[i] = value_four((kv_row + first + begin) * V4 + i); }
+            for (var i = tid; i < P * C4; i += WG) { staged[i] = value_four(value_at(kv_row + first + begin, first_column, i)); }
             workgroupBarrier();
             for (var four = 0u; four < (P >> 2u); four++) {
                 let start = across * STRIDE + (begin >> 2u) + four;
@@ -150,8 +160,8 @@ fn main(
                     weights[start], weights[start + 8u * STRIDE], weights[start + 16u * STRIDE], weights[start + 24u * STRIDE]
                 );
                 for (var c = 0u; c < COLUMNS; c++) {
-                    let v_at = 4u * four * V4 + min(along + 8u * c, V4 - 1u);
-                    sums[c] += mat4x4<f32>(staged[v_at], staged[v_at + V4], staged[v_at + 2u * V4], staged[v_at + 3u * V4]) * w;
+                    let v_at = 4u * four * C4 + min(along + 8u * c, C4 - 1u);
+                    sums[c] += mat4x4<f32>(staged[v_at], staged[v_at + C4], staged[v_at + 2u * C4], staged[v_at + 3u * C4]) * w;
                 }
             }
         }
@@ -165,9 +175,10 @@ fn main(
     workgroupBarrier();
     for (var i = 0u; i < 4u; i++) {
         if (first_row + across + 8u * i < n_rows) {
-            let all = total(across + 8u * i);
+            let all = with_sink(total(across + 8u * i), top[i], head[i]);
             for (var c = 0u; c < COLUMNS; c++) {
-                if (along + 8u * c < V4) { write_four(token[i] * params.n_heads + head[i], along + 8u * c, sums[c][i] / all); }
+                let column = first_column + along + 8u * c;
+                if (column < V4) { write_four(token[i] * params.n_heads + head[i], column, sums[c][i] / all); }
             }
         }
     }

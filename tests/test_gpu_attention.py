@@ -171,14 +171,85 @@ def test_attention_over_many_keys(rows, keys, group, d, sharpness, f16, seed):
 
 
 def attention_is_meant(
-    rows: int, pos: int, kv_heads: int, group: int, d: int, dv: int, sharpness: float, f16: bool, seed: int, bound: float
+    rows: int,
+    pos: int,
+    kv_heads: int,
+    group: int,
+    d: int,
+    dv: int,
+    sharpness: float,
+    f16: bool,
+    seed: int,
+    bound: float,
+    sinks: Any = None,
+    **more: Any,
 ) -> None:
     q = normal(seed, (rows, kv_heads * group * d))
     keys, values = normal(seed + 1, (pos + rows, kv_heads * d), 0.1), normal(seed + 2, (pos + rows, kv_heads * dv), 10.0)
-    heads = kv_heads * group, kv_heads, sharpness / math.sqrt(d)
-    params = dict(zip(("n_heads", "n_kv_heads", "scale"), heads, strict=True))
-    got = run(GPU_F16 if f16 else GPU, "attention", q, keys, values, pos=pos, **params)
-    assert nmse(got, meaning.attention(q, rounded(keys, f16), rounded(values, f16), pos, *heads)) < bound
+    n_heads, scale = kv_heads * group, sharpness / math.sqrt(d)
+    params = {"n_heads": n_heads, "n_kv_heads": kv_heads, "scale": scale, **more}
+    given_sinks = None if sinks is None else tensor(sinks)
+    got = run(GPU_F16 if f16 else GPU, "attention", q, keys, values, given_sinks, pos=pos, **params)
+    of_scores = {"window": 0, "chunked": False, "softcap": 0.0, "max_bias": 0.0, **more}
+    cached = rounded(keys, f16), rounded(values, f16)
+    want = meaning.attention(q, *cached, sinks, pos, n_heads, kv_heads, scale, **of_scores)
+    assert nmse(got, want, np.maximum(np.abs(want), 1e-20)) < bound
+
+
+# Worst over 40: 6e-14.
+@settings(max_examples=25)
+@given(
+    rows=rows_of_x,
+    pos=st.one_of(st.sampled_from([0, 63, 64, 254, 255, 256]), st.integers(0, 300)),
+    kv_heads=st.integers(1, 3),
+    group=st.sampled_from([1, 2, 3, 7, 8, 12]),
+    d=st.sampled_from([8, 24, 64, 80]),
+    sharpness=st.sampled_from([1e-3, 1.0, 20.0]),
+    window=st.sampled_from([0, 0, 1, 31, 32, 64, 100, 257, 1000]),
+    chunked=st.booleans(),
+    softcap=st.sampled_from([0.0, 0.5, 50.0]),
+    max_bias=st.sampled_from([0.0, 8.0]),
+    sink=st.sampled_from([None, -200.0, 0.0, 5.0, 200.0]),
+    f16=st.booleans(),
+    seed=seeds,
+)
+def test_attention_of_some_keys(
+    rows, pos, kv_heads, group, d, sharpness, window, chunked, softcap, max_bias, sink, f16, seed
+):  # fmt: skip
+    """Windows, chunks, scores that are capped or fall with distance, and sinks: far below all scores, among them, far above."""
+    sinks = None if sink is None else normal(seed + 3, (kv_heads * group,)) + np.float32(sink)
+    more = {"window": window, "chunked": chunked, "softcap": softcap, "max_bias": max_bias}
+    attention_is_meant(rows, pos, kv_heads, group, d, d, sharpness, f16, seed, 2e-11, sinks, **more)
+
+
+# Worst over 10: 5.5e-13.
+@settings(max_examples=6)
+@given(
+    rows=st.sampled_from([1, NARROW, NARROW + 1, 40]),
+    keys=st.sampled_from([513, 1025, 2049, 2500]),
+    window=st.sampled_from([0, 128, 700, 1024]),
+    chunked=st.booleans(),
+    group=st.sampled_from([1, 5, 9]),
+    with_sinks=st.booleans(),
+    max_bias=st.sampled_from([0.0, 8.0]),
+    seed=seeds,
+)
+def test_attention_over_some_of_many_keys(rows, keys, window, chunked, group, with_sinks, max_bias, seed):
+    """Parts of the keys that a window leaves, some of them empty, and what is added up of them with a sink."""
+    sinks = normal(seed + 3, (2 * group,)) if with_sinks else None
+    more = {"window": window, "chunked": chunked, "max_bias": max_bias}
+    attention_is_meant(rows, keys - rows, 2, group, 24, 24, 1.0, False, seed, 5.5e-12, sinks, **more)
+
+
+# Worst: 2.8e-13.
+@pytest.mark.parametrize("rows", [1, NARROW, NARROW + 1, 37])
+@pytest.mark.parametrize(
+    ("group", "d", "dv", "pos"), [(16, 576, 512, 70), (7, 576, 512, 300), (3, 257, 65, 5), (2, 40, 260, 65), (3, 1024, 1024, 5)]
+)
+@pytest.mark.parametrize("f16", [False, True])
+def test_attention_of_large_heads(rows, group, d, dv, pos, f16):
+    """Latent attention has one key head for all queries, with keys of 576 and values of 512 elements."""
+    attention_is_meant(rows, pos, 1, group, d, dv, 1.0, f16, d + rows, 2.8e-12)
 
 
 @pytest.mark.parametrize("d", [4, 12, 100])
@@ -188,8 +259,8 @@ def test_heads_of_whole_fours_but_not_eights(d):
 
 
 def test_heads_that_are_too_large():
-    x = normal(1, (1, 264))
-    with pytest.raises(UnsupportedError, match="at most 256"):
+    x = normal(1, (1, 1032))
+    with pytest.raises(UnsupportedError, match="at most 1024"):
         run_op(GPU, "attention", x, x, x, n_heads=1, n_kv_heads=1, scale=1.0)
 
 
@@ -226,7 +297,8 @@ def test_rope_kv(rows, pos, heads, group, half, rest, dv, rope, with_factors, f1
         cached = [layout(x, heads, pos, pos + rows, f16) for x in (k, v)]
         errors = [nmse(asyncio.run(read_cache(rig, x, i)), x) for i, x in enumerate(cached)]
     keys, values = (np.concatenate([np.zeros((pos, x.shape[1]), np.float32), rounded(x, f16)]) for x in (k, v))
-    want = meaning.attention(meaning.rope(q, factors, pos, *turn), keys, values, pos, heads * group, heads, 1 / d)
+    turned = meaning.rope(q, factors, pos, *turn)
+    want = meaning.attention(turned, keys, values, None, pos, heads * group, heads, 1 / d, 0, 0, 0.0, 0.0)
     assert errors[0] < (1e-8 if f16 else 4e-14)
     assert errors[1] == 0
     assert nmse(got, want) < (1e-8 if f16 else 8e-11)

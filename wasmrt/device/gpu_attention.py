@@ -7,6 +7,7 @@ capacity to whole units of 256 positions; elements are f32, or two f16 in a u32.
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from wasmrt.device.gpu_host import Range
 from wasmrt.device.gpu_steps import NARROW, Grid, Lower, Pass, Site, Step, ceil_div, fold, words
@@ -16,8 +17,8 @@ from wasmrt.program.ops import KERNELS, Op, Operand, Param
 WG = 64  # threads of a workgroup, in all of these shaders
 KEYS_OF_PART = 256  # fewer make work for more workgroups, but more to add up afterwards
 MOST_PARTS = 64
-MOST_DIM = 256  # of a head, by what a thread holds of a row's output
-WIDE_ROWS = 32  # of a workgroup of attention_wide
+MOST_DIM = 1024  # of a head, by what a workgroup holds of a query
+WIDE_ROWS, WIDE_FOURS = 32, 64  # of a workgroup of attention_wide: rows, and fours of columns
 DIM_UNIT, POSITIONS_UNIT = 8, 256
 
 
@@ -111,48 +112,96 @@ def lower_attention(op: Op, site: Site) -> Iterator[Step]:
     assert q
     assert keys
     assert values
-    n_heads, n_kv_heads, scale = int(op.params[0]), int(op.params[1]), float(op.params[2])
+    n_kv_heads = int(op.params[1])
     constants = _cache_constants(site, keys.width // n_kv_heads, values.width // n_kv_heads)
     dims = max(constants["KEY_DIM"], constants["VALUE_DIM"])
     if dims > MOST_DIM:
         raise UnsupportedError(f"heads of {dims} elements: a gpu takes at most {MOST_DIM}; open the model with device 'cpu'")
-    constants["GROUP"] = n_heads // n_kv_heads
-    lower = _wide if site.wide else _narrow
-    yield from lower(site, constants, (n_heads, n_kv_heads, scale), q, y)
+    constants["GROUP"] = int(op.params[0]) // n_kv_heads
+    yield from (_wide if site.wide else _narrow)(site, constants, _heads(op, site), q, y)
 
 
-def _narrow(site: Site, constants: dict[str, int], heads: tuple[int, int, float], q: Operand, y: Operand) -> Iterator[Step]:
-    n_heads, n_kv_heads, scale = heads
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """How scores are made of what queries and keys give, by which shaders; sinks and slopes are bound where there are any."""
+
+    n: int
+    n_kv: int
+    scale: float
+    score: tuple[str, ...]
+    constants: dict[str, float]
+    sink: str
+    sinks: tuple[Range, ...]
+    slopes: tuple[Range, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return ("kv_read", *self.score, self.sink, "attention_out")
+
+
+def _heads(op: Op, site: Site) -> Heads:
+    sinks = op.ins[3]
+    n, n_kv, scale, window, chunked, softcap, max_bias = op.params
+    score: tuple[str, ...] = ("score_plain",)
+    constants: dict[str, float] = {}
+    slopes: tuple[Range, ...] = ()
+    if window or softcap or max_bias:
+        score = "tanh", "score_more"
+        constants = {"WINDOW": int(window), "CHUNKED": int(chunked), "SOFTCAP": float(softcap), "HAS_SLOPES": bool(max_bias)}
+        slopes = (site.constant(alibi_slopes(int(n), float(max_bias))),)
+    sink = "sink_some" if sinks else "sink_none"
+    bound = (site.vector(sinks),) if sinks else ()
+    return Heads(int(n), int(n_kv), float(scale), score, constants, sink, bound, slopes)
+
+
+def alibi_slopes(n_heads: int, max_bias: float) -> bytes:
+    """Of each head, f32: powers of 2^(-max_bias / n), n the largest power of two up to n_heads; those past it lie between."""
+    n = 1 << (n_heads.bit_length() - 1)
+    slopes = [2.0 ** (-max_bias * (h + 1) / n) for h in range(n)]
+    slopes += [2.0 ** (-max_bias * (2 * h + 1) / (2 * n)) for h in range(n_heads - n)]
+    return words(*slopes)
+
+
+def rows_of(key_dim: int, value_dim: int) -> int:
+    """Query heads of a workgroup of attention.wgsl, by its memory and by the sums of a thread."""
+    keys, values = padded(key_dim) // 4, padded(value_dim) // 4
+    if max(keys, values) <= 64:
+        return 8 if max(key_dim, value_dim) <= 128 else 4
+    columns = ceil_div(values, WG)
+    return max(1, min(8 // columns, 960 // (keys + WG * columns + 20)))  # fours in 15 KiB
+
+
+def _narrow(site: Site, constants: dict[str, int], heads: Heads, q: Operand, y: Operand) -> Iterator[Step]:
     group, value_dim = constants["GROUP"], constants["VALUE_DIM"]
-    most = 8 if max(constants["KEY_DIM"], value_dim) <= 128 else 4  # query heads of a workgroup, by its memory
-    n_chunks = ceil_div(group, most)
+    n_chunks = ceil_div(group, rows_of(constants["KEY_DIM"], value_dim))
     rows = ceil_div(group, n_chunks)
     fours = padded(value_dim) // 4
-    parts = site.scratch("attention", 16 * NARROW * n_heads * n_split(site.context) * (fours + 1))
-    ranges = site.slot(q), site.kv(0), site.kv(1), site.slot(y), parts
-    constants = {**constants, "ROWS": rows}
+    parts = site.scratch("attention", 16 * NARROW * heads.n * n_split(site.context) * (fours + 1))
+    ranges = site.slot(q), site.kv(0), site.kv(1), site.slot(y), parts, *heads.sinks, *heads.slopes
 
     def grid(p: Pass) -> Grid:
-        return n_kv_heads * ceil_div(group, rows), p.n_tokens, p.n_split
+        return heads.n_kv * ceil_div(group, rows), p.n_tokens, p.n_split
 
     def reduce_grid(p: Pass) -> Grid:
-        return fold(ceil_div(p.n_tokens * n_heads * fours, WG), site.limits) if p.n_split > 1 else (0, 0, 0)
+        return fold(ceil_div(p.n_tokens * heads.n * fours, WG), site.limits) if p.n_split > 1 else (0, 0, 0)
 
-    yield Step(("kv_read", "attention_out", "attention"), words(n_heads, scale), ranges, grid, constants)
-    files = "attention_out", "attention_reduce"
-    yield Step(files, words(n_heads), (parts, site.slot(y)), reduce_grid, {"VALUE_DIM": value_dim})
+    files = (*heads.files, "attention")
+    yield Step(files, words(heads.n, heads.scale), ranges, grid, {**constants, **heads.constants, "ROWS": rows})
+    files = heads.sink, "attention_out", "attention_reduce"
+    yield Step(files, words(heads.n), (parts, site.slot(y), *heads.sinks), reduce_grid, {"VALUE_DIM": value_dim})
 
 
-def _wide(site: Site, constants: dict[str, int], heads: tuple[int, int, float], q: Operand, y: Operand) -> Iterator[Step]:
-    n_heads, n_kv_heads, scale = heads
+def _wide(site: Site, constants: dict[str, int], heads: Heads, q: Operand, y: Operand) -> Iterator[Step]:
     group = constants["GROUP"]
     q_ranges = (site.slot(q), site.dummy) if constants["KEY_DIM"] % 4 else (site.dummy, site.slot(q))
-    ranges = *q_ranges, site.kv(0), site.kv(1), site.slot(y)
+    ranges = *q_ranges, site.kv(0), site.kv(1), site.slot(y), *heads.sinks, *heads.slopes
+    pieces = ceil_div(padded(constants["VALUE_DIM"]) // 4, WIDE_FOURS)
 
     def grid(p: Pass) -> Grid:
-        return ceil_div(p.n_tokens * group, WIDE_ROWS), n_kv_heads, 1
+        return ceil_div(p.n_tokens * group, WIDE_ROWS), heads.n_kv, pieces
 
-    yield Step(("kv_read", "attention_out", "attention_wide"), words(n_heads, scale), ranges, grid, constants)
+    files = (*heads.files, "attention_wide")
+    yield Step(files, words(heads.n, heads.scale), ranges, grid, {**constants, **heads.constants})
 
 
 def _cache_constants(site: Site, key_dim: int, value_dim: int) -> dict[str, int]:
