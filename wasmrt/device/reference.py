@@ -128,6 +128,11 @@ def mul(x: F32, y: F32) -> F32:
     return x * y
 
 
+def div(x: F32, y: F32) -> F32:
+    """x / y; y may be one row or one number for all rows."""
+    return x / y
+
+
 def swiglu(gate: F32, up: F32) -> F32:
     """silu(gate) * up, silu(x) = x / (1 + exp(-x)). Source: Shazeer 2020, arXiv 2002.05202."""
     with np.errstate(over="ignore"):  # exp(-x) is inf for x < -88, and x / inf is the 0 that is meant
@@ -193,8 +198,8 @@ def attention(
 
     q: (T, n_heads * d), query heads in groups that share a key head. Returns (T, n_heads * d_v).
     window: a query sees the last `window` positions, itself included (arXiv 2004.05150); if chunked, those since the last
-    multiple of it. softcap: scores become softcap * tanh(score / softcap) (arXiv 2408.00118). max_bias: scores lose their distance
-    times a slope of each head (ALiBi, arXiv 2108.12409). sinks: of each head a score whose value is 0 (arXiv 2508.10925).
+    multiple of it. softcap: scores become softcap * tanh(score / softcap) (arXiv 2408.00118). max_bias: scores lose their
+    distance times a slope of each head (ALiBi, arXiv 2108.12409). sinks: of each head a score whose value is 0 (arXiv 2508.10925).
     """
     n_tokens, end = len(q), pos + len(q)
     group = n_heads // n_kv_heads
@@ -554,6 +559,7 @@ OPS: dict[str, Callable[..., Any]] = {
         expert_spread,
         ssm_scan,
         delta_net,
+        div,
         qkv,
         gate_up,
         matmul_add,

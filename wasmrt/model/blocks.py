@@ -47,7 +47,9 @@ def norm(t: Recorder, c: ModelConfig, w: Weights, name: str, x: Operand) -> Oper
 def head_norm(t: Recorder, c: ModelConfig, w: Weights, name: str, x: Operand) -> Operand:
     """The family's norm of queries or keys: of as many elements together as a row of its weight has."""
     weight = w.need(name)
-    return (t.layer_norm if c.norm == "layer" else t.rms_norm)(x, weight, c.norm_eps, group=weight.width)
+    if c.norm == "layer":
+        return t.layer_norm(x, weight, c.norm_eps, w.get(name, "bias"), group=weight.width)
+    return t.rms_norm(x, weight, c.norm_eps, group=weight.width)
 
 
 def qkv(t: Recorder, c: ModelConfig, w: Weights, h: Operand) -> tuple[Operand, Operand, Operand]:
@@ -67,6 +69,7 @@ def clamped(t: Recorder, c: ModelConfig, x: Operand) -> Operand:
 def rotate(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
     """Queries or keys turned by their positions, if the layer turns them. x: (T, heads * head_dim)."""
     if c.rope is None:
+        w.skip("rope_freqs")
         return x
     factors = w.get("rope_freqs")
     if factors is None:

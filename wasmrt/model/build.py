@@ -96,7 +96,8 @@ def build(
 
     def segment(name: str, kind: str, c: ModelConfig, page: Callable[[Recorder, Weights], Operand]) -> None:
         t = Recorder(kind, chunk_bytes)
-        w = Weights(t, header.tensors, f"{name}." if kind == "layer" else "", family.shapes(c), family.unscaled)
+        prefix = f"{name}." if kind == "layer" else ""
+        w = Weights(t, header.tensors, prefix, family.shapes(c), family.unscaled, family.unbiased)
         try:
             recorded = t.finish(page(t, w))
         except ValueError as error:  # what neither a key nor a shape by itself has shown
@@ -107,6 +108,7 @@ def build(
         programs.append(program)
         segments.append(_segment(name, program, w.used))
         used.update(info.name for info in w.used.values())
+        used.update(w.skipped)
 
     segment("embedding", "embedding", config, lambda t, w: family.embedding(t, config, w))
     for i in range(config.n_layers):
@@ -115,7 +117,6 @@ def build(
     segment("head", "head", config, lambda t, w: family.head(t, config, w, t.residual(config.n_embd)))
     drafts = tuple(f"blk.{config.n_layers + i}." for i in range(config.n_draft_layers))
     left = [name for name in header.tensors if name not in used and not name.endswith(UNUSED) and not name.startswith(drafts)]
-    left = [name for name in left if not _unscaled(family, name)]
     if left:
         raise UnsupportedError(
             f"{len(left)} tensors have no place in a {architecture!r} model of {config.n_layers} layers (first: {left[0]!r}): "
@@ -124,11 +125,6 @@ def build(
     embedded = header.tensors["token_embd.weight"]
     row_bytes = embedded.type.row_bytes(embedded.shape[0])
     return Built(config, tuple(programs), LayerTable(tuple(segments), row_bytes, embedded.n_rows))
-
-
-def _unscaled(family: Family, name: str) -> bool:
-    """Whether a tensor is a scale that the family leaves out."""
-    return name.endswith(".scale") and name.split(".", 2)[-1].startswith(family.unscaled)
 
 
 def _segment(name: str, program: Program, tensors: dict[str, TensorInfo]) -> Segment:

@@ -26,7 +26,8 @@ class Family:
     layer: the page of one layer, on the residual stream; its config is that of the layer. rope: which elements turn together:
     "pairs", "halves", or "" where positions come in another way. configure: adds what the file's other keys say. Of these,
     only those are read that the architecture is known to use: files keep keys that mean nothing to it. unscaled: how the names
-    of matrices begin whose scale tensors mean nothing either: llama.cpp, which writes them, computes without.
+    of matrices begin whose scale tensors mean nothing either: llama.cpp, which writes them, computes without. unbiased: the
+    same of biases.
     """
 
     layer: Layer
@@ -35,6 +36,7 @@ class Family:
     activation: str = "swiglu"
     configure: Callable[[ModelConfig, Keys], ModelConfig] = as_read
     unscaled: tuple[str, ...] = ()
+    unbiased: tuple[str, ...] = ()
     shapes: Callable[[ModelConfig], Shapes] = shapes
     embedding: Page = blocks.embedding
     head: Layer = blocks.head

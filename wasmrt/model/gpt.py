@@ -6,7 +6,7 @@ GPT-2 (Radford et al. 2019), StarCoder (arXiv 2305.06161, 2402.19173), BLOOM (ar
 
 from dataclasses import replace
 
-from wasmrt.model.blocks import attention, feed_forward, norm
+from wasmrt.model.blocks import attention, feed_forward, ffn_linear, norm
 from wasmrt.model.config import Keys, ModelConfig
 from wasmrt.model.family import Family
 from wasmrt.model.shapes import whole_norms
@@ -32,8 +32,16 @@ def bloom(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
 
 
 def mpt(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
-    """With learned positions where the file has them."""
-    return (positioned if w.has("position_embd") else layer)(t, c, w, x)
+    """With learned positions where the file has them, and activations that are divided by scales of their own (AWQ)."""
+    if c.layer == 0 and w.has("position_embd"):
+        x = t.add_position(x, w.position_embd)
+    if not w.has("attn_q_norm"):
+        w.skip("attn_k_norm")
+    x = t.add(x, attention(t, c, w, norm(t, c, w, "attn_norm", x), qk_norm=w.has("attn_q_norm")))
+    h = t.unary(ffn_linear(t, w, "ffn_up", norm(t, c, w, "ffn_norm", x)), c.activation)
+    if w.has("ffn.act", "scales"):
+        h = t.div(h, w.need("ffn.act", "scales"))
+    return t.add(x, ffn_linear(t, w, "ffn_down", h))
 
 
 def alibi(c: ModelConfig, keys: Keys) -> ModelConfig:

@@ -77,6 +77,11 @@ def smollm3(c: ModelConfig, keys: Keys) -> ModelConfig:
     return scaled_attention(c, keys).varied(rope=ropes)
 
 
+def ernie(c: ModelConfig, keys: Keys) -> ModelConfig:
+    """Without experts, whatever its file counts: those have an architecture of their own."""
+    return replace(c, n_experts=0, is_sparse=False)
+
+
 def baichuan(c: ModelConfig, keys: Keys) -> ModelConfig:
     return replace(c, rope=None, max_bias=ALIBI) if c.n_layers == BAICHUAN_13B_LAYERS else c
 
@@ -99,17 +104,17 @@ FAMILIES = {
     "minicpm": Family(layer, configure=minicpm, unscaled=FFN),
     "smollm3": Family(layer, configure=smollm3, unscaled=FFN),
     "internlm2": Family(layer, unscaled=FFN),
-    "baichuan": Family(layer, configure=baichuan),
-    "xverse": Family(layer),
-    "refact": Family(layer, rope="", configure=refact),
-    "arcee": Family(layer, activation="relu2", configure=scaled_attention),
-    "ernie4_5": Family(layer),
-    "exaone": Family(layer, rope="halves"),
+    "baichuan": Family(layer, configure=baichuan, unscaled=FFN),
+    "xverse": Family(layer, unscaled=FFN),
+    "refact": Family(layer, rope="", configure=refact, unscaled=FFN, unbiased=("attn_output", *FFN)),
+    "arcee": Family(layer, activation="relu2", configure=scaled_attention, unscaled=FFN),
+    "ernie4_5": Family(layer, configure=ernie, unscaled=FFN, unbiased=("attn_output",)),
+    "exaone": Family(layer, rope="halves", unscaled=FFN),
     "chatglm": Family(layer, unscaled=FFN, shapes=fused_up),
     "qwen": Family(layer, rope="halves", unscaled=FFN, shapes=half_ff),
     "qwen2vl": Family(layer, rope="halves", unscaled=FFN),
     "qwen2": Family(layer, rope="halves", unscaled=FFN),
     "seed_oss": Family(seed_layer, rope="halves", configure=scaled_attention, unscaled=FFN),
     "qwen3": Family(normed_qk, rope="halves"),
-    "qwen3vl": Family(normed_qk, rope="halves"),
+    "qwen3vl": Family(normed_qk, rope="halves", unscaled=FFN),
 }

@@ -34,8 +34,10 @@ def mamba(t: Recorder, c: ModelConfig, w: Weights, h: Operand) -> Operand:
     scan = t.matmul(w.ssm_x, x)                                                         # (T, ssm_rank + 2 * ssm_state)
     dt = t.columns(scan, 0, c.ssm_rank)
     b, read = t.columns(scan, c.ssm_rank, n_state), t.columns(scan, c.ssm_rank + n_state, n_state)
-    if c.ssm_norms:
+    if c.ssm_norms and any(map(w.has, SCAN_NORMS)):
         dt, b, read = (scan_norm(t, c, w, name, part) for name, part in zip(SCAN_NORMS, (dt, b, read), strict=True))
+    elif c.ssm_norms:
+        dt, b, read = (t.rms_norm(part, None, c.norm_eps) for part in (dt, b, read))
     dt = t.add(t.matmul(w.ssm_dt, dt), w.need("ssm_dt", "bias"))                        # (T, ssm_inner)
     y = t.ssm_scan(x, dt, b, read, w.need("ssm_a", ""), d=w.need("ssm_d", ""))
     return linear(t, w, "ssm_out", t.swiglu(z, y))
@@ -63,8 +65,8 @@ def convolved(t: Recorder, w: Weights, x: Operand) -> Operand:
 
 
 def scan_norm(t: Recorder, c: ModelConfig, w: Weights, name: str, x: Operand) -> Operand:
-    """A norm that may have a weight, which files name in two ways."""
-    return t.rms_norm(x, w.get(name) if w.has(name) else w.get(name, ""), c.norm_eps)
+    """A norm whose weight files name in two ways."""
+    return t.rms_norm(x, w.need(name, "weight" if w.has(name) else ""), c.norm_eps)
 
 
 def state_space(c: ModelConfig, keys: Keys) -> ModelConfig:

@@ -104,5 +104,5 @@ FAMILIES = {
     "bailingmoe2": Family(normed_qk, rope="halves", configure=bailingmoe2, unscaled=UNSCALED),
     "minimax-m2": Family(normed_qk, rope="halves", configure=minimax_m2, unscaled=UNSCALED, shapes=whole_norms),
     "exaone-moe": Family(normed_qk, rope="halves", configure=exaone_moe, unscaled=UNSCALED),
-    "ernie4_5-moe": Family(layer, configure=ernie, unscaled=UNSCALED),
+    "ernie4_5-moe": Family(layer, configure=ernie, unscaled=UNSCALED, unbiased=("attn_output",)),
 }

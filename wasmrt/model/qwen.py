@@ -32,5 +32,5 @@ def qwen2moe(c: ModelConfig, keys: Keys) -> ModelConfig:
 FAMILIES = {
     "qwen2moe": Family(qwen2moe_layer, rope="halves", configure=qwen2moe, unscaled=("ffn_",)),
     "qwen3moe": Family(normed_qk, rope="halves"),
-    "qwen3vlmoe": Family(normed_qk, rope="halves"),
+    "qwen3vlmoe": Family(normed_qk, rope="halves", unscaled=("ffn_",)),
 }

@@ -31,6 +31,7 @@ def shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
         "ffn_gate": (c.n_embd, c.n_ff),
         "ffn_up": (c.n_embd, c.n_ff),
         "ffn_down": (c.n_ff, c.n_embd),
+        "ffn.act": (c.n_ff,),
         "post_ffw_norm": (c.n_embd,),
         "ffn_gate_inp": (c.n_embd, c.n_experts),
         "exp_probs_b": (c.n_experts,),

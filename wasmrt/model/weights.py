@@ -15,15 +15,23 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Weights:
     """`w.attn_q` is the operand of the tensor "blk.N.attn_q.weight"; its shape is held against the family's table.
 
-    What all layers share (SHARED) is looked up without the prefix. `used` collects what was asked for. unscaled: how the names
-    of matrices begin whose scales the family leaves out.
+    What all layers share (SHARED) is looked up without the prefix. `used` collects what was asked for, `skipped` what a page
+    leaves out knowingly. unscaled, unbiased: how the names of matrices begin whose scales or biases the family leaves out.
     """
 
     def __init__(
-        self, t: Recorder, tensors: Mapping[str, TensorInfo], prefix: str, shapes: Shapes, unscaled: tuple[str, ...] = ()
+        self,
+        t: Recorder,
+        tensors: Mapping[str, TensorInfo],
+        prefix: str,
+        shapes: Shapes,
+        unscaled: tuple[str, ...] = (),
+        unbiased: tuple[str, ...] = (),
     ) -> None:
-        self._t, self._tensors, self._prefix, self._shapes, self._unscaled = t, tensors, prefix, shapes, unscaled
+        self._t, self._tensors, self._prefix, self._shapes = t, tensors, prefix, shapes
+        self._left_out = {"scale": unscaled, "bias": unbiased}
         self.used: dict[str, TensorInfo] = {}
+        self.skipped: set[str] = set()
 
     def __getattr__(self, name: str) -> Operand:
         return self.need(name)
@@ -38,13 +46,20 @@ class Weights:
 
     def get(self, name: str, part: str = "weight") -> Operand | None:
         """The operand of a tensor that may be absent: its "weight", "bias" or "scale", or "" for one without such an ending."""
+        if name.startswith(self._left_out.get(part, ())):
+            self.skip(name, part)
+            return None
         info = self._tensors.get(self._name(name, part))
-        if info is None or (part == "scale" and name.startswith(self._unscaled)):
+        if info is None:
             return None
         shape = self._checked(info, name, part)
         short = f"{name}.{part}".rstrip(".")
         self.used[short] = info
         return self._t.weight(short, info.type, shape)
+
+    def skip(self, name: str, *parts: str) -> None:
+        """Leave out what a tensor of this name may say: a part of it, or its weight and bias."""
+        self.skipped.update(self._name(name, part) for part in parts or ("weight", "bias"))
 
     def has(self, name: str, part: str = "weight") -> bool:
         """Whether the file has a tensor; it is not used by asking."""
@@ -61,7 +76,8 @@ class Weights:
         """The shape, which differs from the file's in dimensions of 1 at most."""
         weight = self._shapes[name]
         per_row = weight[1:] or weight
-        expected = {"weight": (weight,), "": (weight,), "bias": (per_row,), "scale": ((1,), weight[2:])}[part]
+        whole = (weight,)
+        expected = {"weight": whole, "": whole, "scales": whole, "bias": (per_row,), "scale": ((1,), weight[2:])}[part]
         fitting = [trimmed(shape) for shape in expected if bare(shape) == bare(info.shape)]
         if not fitting:
             raise FormatError(

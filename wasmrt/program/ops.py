@@ -124,6 +124,7 @@ KERNELS: Mapping[str, Kernel] = {
     "delta_net": Kernel(
         ("q", "k", "v", "g", "beta"), ("n_heads", "n_k_heads", "scale", "tiled"), mutates=("state",)
     ),
+    "div": Kernel(("x", "y"), elementwise=True),
     "qkv": Kernel(("x", "norm?", "w1", "w2?", "w3?"), ("eps", "first_row", "n_rows"), fused=True),
     "gate_up": Kernel(("x", "norm?", "w_gate", "w_up"), ("eps", "activation", "first_row", "n_rows"), fused=True),
     "matmul_add": Kernel(("w", "x", "r"), ("first_row", "n_rows"), overwrites=("r",), fused=True),

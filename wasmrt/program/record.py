@@ -129,6 +129,9 @@ class Recorder:
     def mul(self, x: Operand, y: Operand) -> Operand:
         return self._elementwise("mul", x, y)
 
+    def div(self, x: Operand, y: Operand) -> Operand:
+        return self._elementwise("div", x, y)
+
     def swiglu(self, gate: Operand, up: Operand) -> Operand:
         return self._elementwise("swiglu", gate, up)
 

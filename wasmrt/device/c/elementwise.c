@@ -27,6 +27,18 @@ static void mul_one(float* out, const float* x, float y, size_t n) {
     for (; i < n; i++) out[i] = x[i] * y;
 }
 
+static void div_span(float* out, const float* x, const float* y, size_t n) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) store(out + i, wasm_f32x4_div(load(x + i), load(y + i)));
+    for (; i < n; i++) out[i] = x[i] / y[i];
+}
+
+static void div_one(float* out, const float* x, float y, size_t n) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) store(out + i, wasm_f32x4_div(load(x + i), splat_f32(y)));
+    for (; i < n; i++) out[i] = x[i] / y;
+}
+
 // y is an activation of x's shape, or a weight: one row for all, or one number.
 static void binary(
     const Call* c, void (*span)(float*, const float*, const float*, size_t), void (*one)(float*, const float*, float, size_t)
@@ -54,6 +66,7 @@ static void binary(
 
 void add(const Call* c) { binary(c, add_span, add_one); }
 void mul(const Call* c) { binary(c, mul_span, mul_one); }
+void div(const Call* c) { binary(c, div_span, div_one); }
 
 void last_rows(const Call* c) {
     const Operand *x = &c->op->in[0], *out = &c->op->out[0];

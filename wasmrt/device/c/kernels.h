@@ -166,4 +166,4 @@ static inline void share(const Call* c, uint32_t n, uint32_t* begin, uint32_t* e
 typedef void Kernel(const Call* c);
 Kernel embed, rms_norm, matmul, add, mul, swiglu, rope, store_kv, attention, last_rows, route, expert_matmul, expert_mul,
     expert_sum, causal_conv, layer_norm, softmax, unary, geglu, swiglu_oai, columns, concat, add_position, temper, head_matmul,
-    expert_add, expert_spread, ssm_scan, delta_net;
+    expert_add, expert_spread, ssm_scan, delta_net, div;

@@ -12,7 +12,7 @@
 static Kernel* const KERNELS[] = {
     embed, rms_norm, matmul, add, mul, swiglu, rope, store_kv, attention, last_rows, route, expert_matmul, expert_mul,
     expert_sum, causal_conv, layer_norm, softmax, unary, geglu, swiglu_oai, columns, concat, add_position, temper, head_matmul,
-    expert_add, expert_spread, ssm_scan, delta_net,
+    expert_add, expert_spread, ssm_scan, delta_net, div,
 };
 enum { N_KERNELS = sizeof KERNELS / sizeof *KERNELS, EMBED = 0, MATMUL = 2, ROUTE = 10, EXPERT_MATMUL = 11, HEAD_MATMUL = 24 };
 
