@@ -365,12 +365,13 @@ MAKERS: dict[str, tuple[Callable[[str], Tiny], tuple[str, ...]]] = {
 MODELS = tuple(f"{name}:{variant}".rstrip(":") for name, (_, variants) in MAKERS.items() for variant in variants)
 
 
-def write(path: Path, model: str) -> Path:
+def write(path: Path, model: str, changes: dict[str, Any] | None = None) -> Path:
+    """A model's file, with keys that `changes` adds or replaces."""
     architecture, _, variant = model.partition(":")
     made = MAKERS[architecture][0](variant)
     writer = gguf.GGUFWriter(path, architecture)
     add = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, list: writer.add_array}
-    for key, value in made.keys.items():
+    for key, value in (made.keys | (changes or {})).items():
         add[type(value)](f"{architecture}.{key}", value)
     writer.add_uint32(f"{architecture}.vocab_size", N_VOCAB)
     writer.add_tokenizer_model("no_vocab")

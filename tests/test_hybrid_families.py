@@ -7,6 +7,7 @@ import pytest
 
 import wasmrt
 from tests.hybrid_files import MODELS, tokens, write
+from wasmrt.errors import UnsupportedError
 
 IDS = tokens()
 ROWS = [11, 29, 47]  # the positions that are recorded
@@ -53,3 +54,10 @@ def test_recurrent_layers_have_no_cache(tmp_path):
             sizes.add(opened.plan.state_bytes)
     assert len(sizes) == 1
     assert sizes.pop() > 0
+
+
+def test_a_model_that_looks_ahead_is_refused(tmp_path):
+    """LFM2's embedding models keep the name of the architecture; with each token blind to those after it, they would be wrong."""
+    path = write(tmp_path / "model.gguf", "lfm2", {"attention.causal": False})
+    with pytest.raises(UnsupportedError, match=r"lfm2\.attention\.causal is false"):
+        wasmrt.load(path, device="reference")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from wasmrt.errors import FormatError
+from wasmrt.errors import FormatError, UnsupportedError
 from wasmrt.gguf.metadata import Metadata, StringArray
 from wasmrt.gguf.reader import Header
 from wasmrt.model.positions import MAX_CONTEXT, read_rope
@@ -206,6 +206,8 @@ def read_config(header: Header, rope_style: str, norm: str, activation: str, con
     n_more = Keys(m, arch).integer("nextn_predict_layers", 0, minimum=0, maximum=n_all - 1)
     n_layers = n_all - n_more
     keys = Keys(m, arch, n_layers, n_more)
+    if not keys.flag("attention.causal", True):
+        raise UnsupportedError(f"{keys.name('attention.causal')} is false: a model that compares texts and writes none")
     n_embd = keys.integer("embedding_length")
     n_ctx = keys.integer("context_length", maximum=MAX_CONTEXT)
     wanted = context or min(n_ctx, DEFAULT_CONTEXT)
