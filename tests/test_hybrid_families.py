@@ -57,7 +57,7 @@ def test_recurrent_layers_have_no_cache(tmp_path):
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path):
-    """LFM2's embedding models keep the name of the architecture; with each token blind to those after it, they would be wrong."""
+    """Embedding models of LFM2 keep the architecture's name; with tokens blind to those after them, they would be wrong."""
     path = write(tmp_path / "model.gguf", "lfm2", {"attention.causal": False})
     with pytest.raises(UnsupportedError, match=r"lfm2\.attention\.causal is false"):
         wasmrt.load(path, device="reference")
