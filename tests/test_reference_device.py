@@ -37,7 +37,7 @@ from tests.test_quants import F16_FIELDS
 from wasmrt.errors import DeviceError, UnsupportedError
 from wasmrt.gguf.reader import parse_header
 from wasmrt.gguf.types import BY_NAME
-from wasmrt.model.config import ModelConfig
+from wasmrt.model.config import read_config
 from wasmrt.program.record import Rope
 
 ROPE_TRUTH = json.loads((Path(__file__).parent / "data" / "rope_yarn.json").read_text())["cases"]
@@ -172,7 +172,7 @@ def test_rope(rows, heads, half, rest, pos, style, base, scale, with_factors, se
 
 
 def rope_of_file(case):
-    """The Rope that ModelConfig makes of a GGUF file with this case's metadata."""
+    """The Rope that read_config makes of a GGUF file with this case's metadata."""
     keys = [
         raw.entry("general.architecture", raw.STRING, raw.string("llama")),
         raw.number_entry("llama.attention.layer_norm_rms_epsilon", raw.F32, 1e-5),
@@ -189,7 +189,8 @@ def rope_of_file(case):
         keys.append(raw.number_entry(f"llama.rope.scaling.yarn_{name}", raw.F32, case[name]))
     keys += [raw.number_entry(f"llama.{key}", raw.U32, value) for key, value in sizes.items()]
     head = raw.header(keys, [raw.tensor("token_embd.weight", (256, 4))])
-    return ModelConfig.from_header(parse_header(raw.with_data(head, 256 * 4 * 4))).rope
+    config, _ = read_config(parse_header(raw.with_data(head, 256 * 4 * 4)), "pairs", "rms", "swiglu", None)
+    return config.rope
 
 
 # Worst: 3e-12. The recorded frequencies are float32, so their angles are off by up to 6e-8 of themselves.

@@ -1,15 +1,15 @@
 // store_kv: keep the keys and values of these tokens in the layer's cache, at positions pos .. pos + T.
 // attention: softmax(scale * q k^T) v over the cached positions up to each query's own; query heads in groups share a key head.
-//   q: f32 (T, n_heads * head_dim), out: f32 (T, n_heads * value_dim), any head_dim, value_dim and group. sinks, if any: a number
-//   a head. A query sees the last `window` positions, or those of its chunk of as many, or all (0). Scores may be capped, and lose
-//   their distance times a slope a head, a table in the program.
+//   q: f32 (T, n_heads * head_dim), out: f32 (T, n_heads * value_dim), any head_dim, value_dim and group; sinks: f32 (n_heads).
+//   A query sees the last `window` positions, or those of its chunk of as many, or all (0). Scores may be capped, and may lose
+//   their distance times a slope of each head, which is a table in the program.
 //   The cache, f32 or f16: keys in blocks of TILE positions, [position / TILE][element of a row][position % TILE], so that a
 //   vector holds one element of four keys; values row by row. What a query does not see is never added, NaN or not.
 //
 //   Softmax is taken online (Milakov and Gimelshein 2018, arXiv 1805.02867): a row (one head of one token) goes through the
-//   keys a tile at a time with its running maximum, sum and output. Tiles begin at multiples of TILE, a row's first is that of the
-//   first key that it sees, and every sum is taken in one order, so a row's bits do not depend on the rows beside it, on the
-//   split of the prompt or on threads. A sink is what a row begins with.
+//   keys a tile at a time with its running maximum, sum and output. Tiles begin at multiples of TILE, a row's first is that of
+//   the first key that it sees, and every sum is taken in one order, so a row's bits do not depend on the rows beside it, on
+//   the split of the prompt or on threads. A sink is what a row begins with.
 //
 //   A unit of work is a key head with up to unit_tokens() tokens and their heads of the group, or a part of these heads where
 //   units are few. Long units come first. A thread's scratch, in floats, with rows = group * unit_tokens(group):
@@ -165,8 +165,8 @@ typedef struct {
     uint32_t begin, end;
 } Seen;
 
-// The scores of a row that are seen to weights, exp(score * scale - maximum), with its running maximum and sum. Returns what the
-// output so far is to be multiplied by. Lanes beside them become 0, whatever they held.
+// The scores of a row that are seen to weights, exp(score * scale - maximum), with its running maximum and sum. Returns what
+// the output so far is to be multiplied by. Lanes beside them become 0, whatever they held.
 static float soften(float* scores, Seen some, float scale, float* maximum, float* sum) {
     v128 largest = splat_f32(*maximum), lane = wasm_i32x4_const(0, 1, 2, 3), total = zero();
     uint32_t first = some.begin & ~3u;

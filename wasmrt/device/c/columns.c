@@ -2,7 +2,7 @@
 // concat: of each group of columns x's, then y's
 // add_position: row t of x plus row pos + t of w
 // temper: row t of x times 1 + scale * log(1 + floor((pos + t + offset) / length)), the factor in double
-//   x, y, out: f32 (T, any n); w: packed (positions, n). Elements are split over threads in pieces (pieces.h); add_position: rows.
+//   x, y, out: f32 (T, any n); w: packed (positions, n). Elements are split over threads (pieces.h), of add_position rows.
 #include "pieces.h"
 #include "mathf.h"
 

@@ -19,8 +19,8 @@ void head_matmul(const Call* c) {
     const Weight* w = weight(c, &c->op->in[0]);
     const float* x = values(c, in);
     float* y = values(c, &c->op->out[0]);
-    uint32_t n_heads = (uint32_t)c->op->params[0], n_tokens = n_rows(c, in), kind = quantized_kind(w->type), piece, last, n_left;
-    uint32_t n_tiles = (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    uint32_t n_heads = (uint32_t)c->op->params[0], n_tokens = n_rows(c, in), kind = quantized_kind(w->type);
+    uint32_t piece, last, n_left, n_tiles = (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
     size_t x_width = in->width, y_width = (size_t)n_heads * w->n_rows, stride = (size_t)n_tiles * TILE_TOKENS;
     int tiled = kind && is_tiled(n_tokens);
     if (kind && !is_quantized(c)) {

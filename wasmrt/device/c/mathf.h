@@ -1,4 +1,4 @@
-// exp, log, sine and cosine: the same operations in each lane and on every machine, so the same bits in every build.
+// exp, tanh, log, erfc, sine and cosine: the same operations in each lane and on every machine, so the same bits everywhere.
 //   Arguments are reduced by constants in parts, whose products with the quotient are exact (Cody and Waite, "Software Manual
 //   for the Elementary Functions", 1980); then the Taylor series, whose constants need no table.
 #pragma once
@@ -34,7 +34,8 @@ static inline v128 tanh_f32x4(v128 x) {
     const v128 one = splat_f32(1.0f);
     v128 z = wasm_f32x4_mul(x, x), size = wasm_f32x4_abs(x);
     v128 above = wasm_f32x4_add(wasm_f32x4_mul(wasm_f32x4_add(z, splat_f32(105.0f)), z), splat_f32(945.0f));
-    v128 below = wasm_f32x4_add(wasm_f32x4_mul(wasm_f32x4_add(wasm_f32x4_mul(z, splat_f32(15.0f)), splat_f32(420.0f)), z), splat_f32(945.0f));
+    v128 below = wasm_f32x4_add(wasm_f32x4_mul(z, splat_f32(15.0f)), splat_f32(420.0f));
+    below = wasm_f32x4_add(wasm_f32x4_mul(below, z), splat_f32(945.0f));
     v128 near = wasm_f32x4_mul(x, wasm_f32x4_div(above, below));
     v128 far = wasm_f32x4_add(exp_f32x4(wasm_f32x4_add(size, size)), one);
     far = wasm_f32x4_sub(one, wasm_f32x4_div(splat_f32(2.0f), far));

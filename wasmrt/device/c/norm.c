@@ -1,7 +1,7 @@
 // rms_norm: y = x * w / sqrt(mean(x^2) + eps), of each group of columns by itself
 // layer_norm: the same of x - mean(x), plus b
-//   x, y: f32 (T, n), any n; w, b, where there are any: of a group's width, or of a row's, in any format. Rows' groups are split
-//   over threads. Sums are taken in four lanes, then the rest one by one: a fixed order.
+//   x, y: f32 (T, n), any n; w, b, where there are any: of a group's width, or of a row's, in any format. Groups are split over
+//   threads. Sums are taken in four lanes, then the rest one by one: a fixed order.
 #include "kernels.h"
 
 static void norm_group(float* y, const float* x, const float* w, uint32_t n, float eps) {

@@ -2,8 +2,8 @@
 //   x, y: f32 (T, n_heads * p), dt: (T, n_heads), b, c: (T, n_groups * n), a: (n_heads, 1 or n), d, if any: n_heads numbers,
 //   state: f32 (n_heads, p, n). Channels, p a head, are split over threads. s . c is summed in four lanes, then the rest.
 // delta_net: u = beta (v - exp(g) s^T k), s = exp(g) s + k u^T, y = scale * s^T q, token by token and head by head
-//   q, k: f32 (T, n_k_heads * n), v, y: (T, n_heads * m), g, beta: (T, n_heads), state: f32 (n_heads, n, m). Columns of a head's
-//   state do without each other: some of them are a piece of work. Sums are taken in the order of n.
+//   q, k: f32 (T, n_k_heads * n), v, y: (T, n_heads * m), g, beta: (T, n_heads), state: f32 (n_heads, n, m). Columns of a
+//   head's state do without each other: some of them are a piece of work. Sums are taken in the order of n.
 //   Both: a pass of T tokens does what T passes of one do, in the same order.
 #include "kernels.h"
 #include "mathf.h"
@@ -71,8 +71,8 @@ enum { AT_ONCE = 16 };  // columns of a piece
 
 // Some columns of a head's state, n rows at a distance of m, moved on by one token. v, y: of these columns.
 INLINE void delta_columns(
-    float* s, size_t m, uint32_t n, const float* q, const float* k, const float* v, float* y, float decay, float beta, float scale,
-    const int n_vectors
+    float* s, size_t m, uint32_t n, const float* q, const float* k, const float* v, float* y, float decay, float beta,
+    float scale, const int n_vectors
 ) {
     v128 told[4], sum[4];
 #pragma clang loop unroll(full)
@@ -103,7 +103,8 @@ INLINE void delta_columns(
 
 // The same of one column.
 static void delta_column(
-    float* s, size_t m, uint32_t n, const float* q, const float* k, const float* v, float* y, float decay, float beta, float scale
+    float* s, size_t m, uint32_t n, const float* q, const float* k, const float* v, float* y, float decay, float beta,
+    float scale
 ) {
     float told = 0, sum = 0;
     for (uint32_t r = 0; r < n; r++) told += s[r * m] * k[r];
