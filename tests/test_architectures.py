@@ -7,8 +7,8 @@ import wasmrt
 from tests.architecture_files import LOGITS, ROWS, outlines, tokens, write
 
 OUTLINES, RECORDED = outlines(), np.load(LOGITS)
-# Worst seen: 3.6e-10, of angles that random rope factors make large (else 1e-12); with GELU, which llama.cpp looks up in a table
-# of f16, 1.1e-7. Bounds: ten times that.
+# Worst seen: 3.6e-10, of angles that random rope factors make large (else 1e-12); with GELU 1.1e-7, for llama.cpp looks it up
+# in a table of f16. Bounds: ten times that.
 BOUND, GELU_BOUND = 3.6e-9, 1.1e-6
 GELU = {"bloom", "codeshell", "mpt", "starcoder"}
 
@@ -21,3 +21,8 @@ def test_logits(tmp_path, name, device):
     wanted = RECORDED[name].astype(np.float64)
     bound = GELU_BOUND if OUTLINES[name]["architecture"] in GELU else BOUND
     assert np.sum((got - wanted) ** 2) / np.sum(wanted**2) < bound
+
+
+@pytest.mark.parametrize("name", OUTLINES)
+def test_logits_on_the_gpu_device(tmp_path, name, gpu):
+    test_logits(tmp_path, name, "gpu")

@@ -14,8 +14,19 @@ from wasmrt.sync import call
 
 pytestmark = pytest.mark.reference
 
-# Worst seen over the 21 files: 1.1e-13 (float32 sums in another order). Bound: ten times that.
-BOUND = 1.1e-12
+# Worst seen over the 53 files: 3.6e-13 (float32 sums in another order). Bound: ten times that.
+BOUND = 3.6e-12
+# llama.cpp looks GELU up in a table of f16, and computes angles in float32, which random rope factors of phi3 make large: what
+# that adds, by the beginnings of files' names. Worst seen: 6.8e-8, 7.5e-10, 1.3e-9. Ten times that.
+OF_THE_TRUTH = {
+    **dict.fromkeys(("falcon-", "gpt2-", "gptneox-", "phi2-", "starcoder2-"), 6.8e-7),
+    **dict.fromkeys(("gemma-", "gemma2-", "gemma3-"), 7.5e-9),
+    "phi3-": 1.3e-8,
+}
+
+
+def slack(name: str) -> float:
+    return next((more for start, more in OF_THE_TRUTH.items() if name.startswith(start)), 0.0)
 
 
 def nmse(got: np.ndarray, wanted: np.ndarray) -> float:
@@ -23,25 +34,23 @@ def nmse(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.mean((got.astype(np.float64) - wanted) ** 2) / np.mean(wanted.astype(np.float64) ** 2))
 
 
-def llama_files(folder: Path) -> dict[str, Path]:
-    return {f.stem: f for f in sorted((folder / "logits").glob("llama-*.gguf"))}
+def all_files(folder: Path) -> dict[str, Path]:
+    files = {f.stem: f for f in sorted((folder / "logits").glob("*.gguf"))}
+    assert len(files) >= 53
+    return files
 
 
-def test_logits_of_all_covered_files(reference_dir):
-    """Every llama-dense and llama-moe file: each quantization mix, biases, scales, rope factors, experts."""
-    files = llama_files(reference_dir)
-    assert len(files) >= 21
-    assert any(name.startswith("llama-moe") for name in files)
-    errors = {}
-    for name, file in files.items():
+def test_logits_of_all_files(reference_dir):
+    """33 architectures, and of llama each quantization mix."""
+    for name, file in all_files(reference_dir).items():
         recorded = json.loads(file.with_suffix(".json").read_text())
         with wasmrt.load(file, device="reference") as model:
-            errors[name] = nmse(model.logits(recorded["tokens"]), np.load(file.with_suffix(".logits.npy")))
-    assert max(errors.values()) < BOUND, errors
+            error = nmse(model.logits(recorded["tokens"]), np.load(file.with_suffix(".logits.npy")))
+        assert error < BOUND + slack(name), name
 
 
 # The CPU device rounds activations to 8 bits where weights are quantized. Recorded beside each file's logits is llama.cpp's own
-# error when it does so (6e-5 to 2e-4). Ours over that, worst seen: 1.006, with a cache of f16 too.
+# error when it does so (6e-5 to 2e-4). Ours over that, worst seen: 1.03, with a cache of f16 too.
 EIGHT_BIT = 1.1
 # Files without quantized weights, worst: 1.6e-14, and 3.8e-11 with a cache of f16, which rounds keys and values to 11 bits.
 UNQUANTIZED = {"F32", "F16", "BF16"}
@@ -50,34 +59,31 @@ CPU_BOUNDS = {"f32": 1.6e-13, "f16": 3.8e-10}
 
 @pytest.mark.parametrize("kv_type", CPU_BOUNDS)
 def test_logits_on_the_cpu_device(reference_dir, cpu, kv_type):
-    files = llama_files(reference_dir)
-    assert len(files) >= 21
-    for name, file in files.items():
+    for name, file in all_files(reference_dir).items():
         recorded = json.loads(file.with_suffix(".json").read_text())
         with wasmrt.load(file, device="cpu", threads=2, kv_type=kv_type) as model:
             error = nmse(model.logits(recorded["tokens"]), np.load(file.with_suffix(".logits.npy")))
         quantized = name.split(".")[1] not in UNQUANTIZED
-        assert error < (EIGHT_BIT * recorded["nmse_q8_activations"] if quantized else CPU_BOUNDS[kv_type]), name
+        bound = EIGHT_BIT * recorded["nmse_q8_activations"] if quantized else CPU_BOUNDS[kv_type] + slack(name)
+        assert error < bound, name
 
 
-# Worst: 4.2e-14 (as a prompt), 2.4e-14 (token by token), and 5.1e-11 with a cache of f16.
-GPU_BOUNDS = {"f32": 4.2e-13, "f16": 5.1e-10}
+# Worst: 2e-13 (as a prompt, or token by token), and 5.1e-11 with a cache of f16.
+GPU_BOUNDS = {"f32": 2e-12, "f16": 5.1e-10}
+# With a cache of f16, for which there are no other kernels of an architecture: these have all that attention can do.
+HALF = ("llama-", "gpt-oss-moe.Q5_1", "gemma2-", "deepseek2-", "llama4-")
 
 
 @pytest.mark.parametrize("kv_type", GPU_BOUNDS)
 def test_logits_on_the_gpu_device(reference_dir, gpu, kv_type):
     """All positions in one pass, and each in its own: there are kernels for many rows and for few."""
-    files = llama_files(reference_dir)
-    assert len(files) >= 21
-    errors = {}
-    for name, file in files.items():
+    for name, file in all_files(reference_dir).items():
+        if kv_type == "f16" and not name.startswith(HALF):
+            continue
         recorded, wanted = json.loads(file.with_suffix(".json").read_text()), np.load(file.with_suffix(".logits.npy"))
         with wasmrt.load(file, device="gpu", kv_type=kv_type) as model:
-            errors[name] = (
-                nmse(model.logits(recorded["tokens"]), wanted),
-                nmse(call(by_token(model, recorded["tokens"])), wanted),
-            )
-    assert max(map(max, errors.values())) < GPU_BOUNDS[kv_type], errors
+            error = nmse(model.logits(recorded["tokens"]), wanted), nmse(call(by_token(model, recorded["tokens"])), wanted)
+        assert max(error) < GPU_BOUNDS[kv_type] + slack(name), name
 
 
 async def by_token(model, ids: list[int]) -> np.ndarray:
@@ -114,13 +120,6 @@ def test_formats_not_covered_are_refused_by_name(tmp_path):
     found = call(describe(file))
     assert not found["runs"]
     assert "is not supported" in found["why_not"]
-
-
-def test_other_architectures_are_refused_by_name(reference_dir):
-    for file in sorted((reference_dir / "logits").glob("*.gguf")):
-        if not file.name.startswith("llama-"):
-            with pytest.raises(wasmrt.UnsupportedError, match=r"architecture '[\w-]+' is not supported yet; supported: llama"):
-                wasmrt.load(file)
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ FAMILIES = {
         configure=lambda c, keys: alone(state_space(c, keys)),
         shapes=mamba2_shapes,
         unscaled=("ffn_",),
+        unbiased=("attn_output",),
     ),
     "granitehybrid": Family(granite_layer, configure=granite, shapes=mamba2_shapes, unscaled=("ffn_",)),
 }

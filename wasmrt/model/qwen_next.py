@@ -56,6 +56,7 @@ def linear_attention(t: Recorder, c: ModelConfig, w: Weights, h: Operand) -> Ope
 def projected(t: Recorder, c: ModelConfig, w: Weights, h: Operand) -> tuple[Operand, Operand]:
     """Queries, keys and values, (T, 2 * n_k + n_v), and the gates of what is read, (T, n_v)."""
     if w.has("attn_qkv"):
+        w.skip("ssm_in", "weight", "scale")  # some files have both
         return linear(t, w, "attn_qkv", h), linear(t, w, "attn_gate", h)
     # Old files of Qwen3-Next have the four of a key head together.
     n_k, n_v = c.ssm_state, c.ssm_inner // c.ssm_groups
