@@ -267,16 +267,19 @@ def export(args: argparse.Namespace) -> int:
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Say what is in a file, from its header alone."""
-    from wasmrt.inspect import describe, summary
+    """Say what is in a file, from its header alone unless its weights are to be checked."""
+    from wasmrt.inspect import check_weights, describe, summary, weights_line
     from wasmrt.sync import call
 
-    found = call(describe(args.model))
+    found, checked = call(describe(args.model)), None
+    if args.check_weights:
+        with _bar("checking", unit="B", unit_scale=True, unit_divisor=1024) as progress:
+            checked = call(check_weights(args.model, progress))
     if args.json:
-        _print_json(**found)
+        _print_json(**found, **({} if checked is None else {"weights": checked}))
     else:
-        _write(summary(found, tensors=args.tensors))
-    return 0
+        _write(summary(found, tensors=args.tensors) + ("" if checked is None else weights_line(checked)))
+    return EXIT_ERROR if checked and checked["damaged"] else 0
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -598,6 +601,7 @@ def _parser() -> argparse.ArgumentParser:
     p = add(inspect, "say what is in a GGUF file, from its header alone")
     p.add_argument("model", metavar="MODEL", help=WHERE)
     p.add_argument("--tensors", action="store_true", help="list every tensor")
+    p.add_argument("--check-weights", action="store_true", help="read all weights; exit code 1 if one is NaN or infinite")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = add(plan, "say what a model takes within a budget, and how fast it will be")
