@@ -8,7 +8,8 @@ export function About() {
       <section>
         <h3>What happens here</h3>
         <p>wasmrt runs language models in this tab: Python and the kernels are WebAssembly, and where the browser has WebGPU the graphics
-          card computes. A GGUF file is used as it is, without conversion; what of it is not supported, the plan says.</p>
+          card computes. A GGUF file is used as it is, without conversion: Llama, Mistral, Qwen, Gemma, Phi, DeepSeek, gpt-oss and many other
+          families, in all common formats. What of a file is not supported, its plan says.</p>
       </section>
       <section>
         <h3>Larger than memory</h3>

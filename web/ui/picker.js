@@ -9,6 +9,7 @@ import { DEMO, choice, examine, sentBack } from "./session.js";
 
 const EXAMPLES = [
   ["SmolLM2 360M", "hf:bartowski/SmolLM2-360M-Instruct-GGUF/SmolLM2-360M-Instruct-Q8_0.gguf"],
+  ["Qwen3 0.6B", "hf:Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf"],
   ["Llama 3.2 1B", "hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf"],
   ["Llama 3.1 8B", "hf:bartowski/Meta-Llama-3.1-8B-Instruct-GGUF/Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf"],
 ];
