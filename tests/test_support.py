@@ -163,6 +163,13 @@ def test_a_weight_that_is_none_is_found(tmp_path, capsys, monkeypatch, value):
     assert f"weights: tensor 'blk.1.attn_output.weight' has {value} at row 37, column 5" in capsys.readouterr().out
 
 
+def test_who_meets_a_damaged_weight_is_told_how_to_find_it(tmp_path, capsys):
+    broken = np.full((64, 64), np.nan, np.float32)
+    path = write_llama(tmp_path / "m.gguf", tensors={"blk.1.attn_output.weight": broken})
+    assert main(["run", str(path), "--device", "reference", "-p", "he", "-n", "1"]) == 1
+    assert "note: wasmrt inspect --check-weights names the tensor" in capsys.readouterr().err
+
+
 @pytest.mark.reference
 def test_block_scales_that_are_none_are_found(reference_dir):
     """In every block format of the recorded models: a block of ones in all bits, whose scale then is no number."""

@@ -39,16 +39,17 @@ INTRODUCTION = """# What runs
 This page is written by `python tools/support_table.py` from the tables that the code runs by. `wasmrt inspect FILE` says the
 same of one file, from its header: whether it will run, on which devices, and if not, why.
 
-What is not listed is refused by name when a file is opened, before a weight is read.
+What is not listed is refused by name when a file is opened, before a weight is read. `wasmrt inspect --check-weights FILE`
+reads the weights, too, and names the first that is NaN or infinite.
 """
 
 ARCHITECTURES = """## Architectures
 
 By `general.architecture` of the file; what a model is sold as says little: Mistral, Mixtral, Yi and many others are `llama`.
 
-**exact**: on a recorded model with this architecture's own layers the logits are llama.cpp's, up to the order of float32 sums;
-a test runs it. **unverified**: written from the paper and llama.cpp's code, and not compared with anything from outside;
-opening such a file says so in a note.
+**exact**: on a recorded model with this architecture's own layers the logits are llama.cpp's, up to the order of float32 sums
+and what llama.cpp itself rounds to f16 (GELU); a test runs it. **unverified**: written from the paper and from source, and not
+compared with anything from outside; opening such a file says so in a note.
 
 {n_exact} of {n} are exact. [How to add one](architectures.md).
 """

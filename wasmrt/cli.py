@@ -56,7 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except WasmrtError as error:
-        return _fail(error, EXIT_ERROR)
+        code = _fail(error, EXIT_ERROR)
+        if "NaN or infinity" in str(error):
+            _say("note", "wasmrt inspect --check-weights names the tensor, if one is damaged")
+        return code
     except OSError as error:
         # Whoever read our text has left, or the disk is full; the interpreter's own last flush must not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
