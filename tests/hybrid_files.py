@@ -158,6 +158,10 @@ def falcon_h1(variant: str) -> Tiny:
         m.mamba2(f"blk.{i}.", 96, 6, 1 if variant == "plain" else 2, norm=variant != "plain")
         m.norm(f"blk.{i}.ffn_norm", N)
         m.feed_forward(f"blk.{i}.")
+        if variant == "left-out":  # what such files may have, and llama.cpp computes without
+            m.add(f"blk.{i}.attn_output.bias", N, size=1.0)
+            m.add(f"blk.{i}.ffn_up.scale", 1, size=1.0)
+            m.norm("rope_freqs.weight", 12)
     return m
 
 
@@ -234,6 +238,10 @@ def plamo2(variant: str) -> Tiny:
         m.add(f"{p}ffn_up.weight", 2 * N_FF, N)
         m.add(f"{p}ffn_down.weight", N, N_FF)
         m.norm(f"{p}post_ffw_norm", N)
+        if variant == "scales":  # of which llama.cpp computes with that of attn_output alone
+            for name in ("attn_qkv", "attn_output") if i % 2 == 0 else ("ssm_in", "ssm_out", "ffn_up"):
+                m.norm(f"{p}{name}.scale", 1)
+                m.tensors[f"{p}{name}.scale"] *= 2
     return m
 
 
@@ -350,10 +358,10 @@ def qwen35moe(variant: str) -> Tiny:
 MAKERS: dict[str, tuple[Callable[[str], Tiny], tuple[str, ...]]] = {
     "mamba": (mamba, ("", "tied", "falcon")),
     "mamba2": (mamba2, ("", "one-group")),
-    "falcon-h1": (falcon_h1, ("", "plain")),
+    "falcon-h1": (falcon_h1, ("", "plain", "left-out")),
     "granitehybrid": (granite_hybrid, ("", "experts", "bamba")),
     "jamba": (jamba, ("",)),
-    "plamo2": (plamo2, ("",)),
+    "plamo2": (plamo2, ("", "scales")),
     "nemotron_h": (nemotron_h, ("", "biases", "one-epsilon")),
     "nemotron_h_moe": (nemotron_h, ("experts", "experts-latent", "experts-groups")),
     "qwen3next": (qwen3next, ("", "old-names", "drafts", "listed", "sizes-not-said")),

@@ -17,6 +17,7 @@ from wasmrt.program.record import Recorder
 
 
 def falcon_h1_layer(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
+    w.skip("rope_freqs")  # llama.cpp, which writes such files, turns without
     h = norm(t, c, w, "attn_norm", x)
     x = t.add(x, t.add(attention(t, c, w, h), mamba2(t, c, w, h)))
     return t.add(x, feed_forward(t, c, w, scan_norm(t, c, w, "ffn_norm", x)))

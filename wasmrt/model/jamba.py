@@ -11,6 +11,7 @@ from wasmrt.model.weights import Shapes, Weights
 from wasmrt.program.ops import Operand
 from wasmrt.program.record import Recorder
 
+PLAMO2_UNSCALED = ("ffn_", "attn_qkv", "ssm_")
 PLAMO2_RANK, PLAMO2_RANK_PER = 64, 16  # its steps come from so many numbers at least, and from one for so many elements
 
 
@@ -70,5 +71,5 @@ def plamo2_shapes(c: ModelConfig) -> Shapes:
 
 FAMILIES = {
     "jamba": Family(layer, rope="", configure=jamba, shapes=mamba_shapes, unscaled=("ffn_", *UNSCALED)),
-    "plamo2": Family(plamo2_layer, rope="halves", configure=plamo2, shapes=plamo2_shapes, unscaled=("ffn_", *UNSCALED)),
+    "plamo2": Family(plamo2_layer, rope="halves", configure=plamo2, shapes=plamo2_shapes, unscaled=PLAMO2_UNSCALED),
 }

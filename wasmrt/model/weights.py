@@ -49,8 +49,9 @@ class Weights:
         if name.startswith(self._left_out.get(part, ())):
             self.skip(name, part)
             return None
-        info = self._tensors.get(self._name(name, part))
-        if info is None:
+        whole = self._name(name, part)
+        info = self._tensors.get(whole)
+        if info is None or whole in self.skipped:
             return None
         shape = self._checked(info, name, part)
         short = f"{name}.{part}".rstrip(".")
