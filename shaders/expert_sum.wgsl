@@ -1,4 +1,4 @@
-// expert_sum: y[t, i] = sum over u of x[t, u, i] * weights[t, u], in the order of the experts
+// expert_sum: y[t, i] = sum over u of x[t, u, i] * weights[t, u], in the order of the experts; if not WEIGHTED, of x alone
 //   x: f32 (T, n_used * n), weights: f32 (T, n_used), y: f32 (T, n), any n.
 //   Meaning: device/reference.py expert_sum. Twin: device/c/elementwise.c.
 
@@ -9,6 +9,8 @@ struct Params { n: u32, n_used: u32 }
 @group(0) @binding(3) var<storage, read> weights: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
+override WEIGHTED: bool = true;
+
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -18,7 +20,10 @@ fn main(
         let first = t * params.n_used;
         for (var i = group.x * WG + tid; i < params.n; i += groups.x * WG) {
             var sum = 0.0;
-            for (var u = 0u; u < params.n_used; u++) { sum += x[(first + u) * params.n + i] * weights[first + u]; }
+            for (var u = 0u; u < params.n_used; u++) {
+                let term = x[(first + u) * params.n + i];
+                if (WEIGHTED) { sum += term * weights[first + u]; } else { sum += term; }
+            }
             y[t * params.n + i] = sum;
         }
     }

@@ -1,9 +1,10 @@
-// layer_norm: y[t, i] = (x[t, i] - mean) * w[i] / sqrt(mean((x[t, :] - mean)^2) + eps) + b[i], mean = mean(x[t, :])
-//   x, y: f32 (T, n), w, b: f32 (n), any n; without a b it is bound to something else (HAS_B 0). One workgroup a row.
-//   Sums are taken as in rms_norm.wgsl. The mean is taken off before squaring: of a row far from 0 little would be left.
+// layer_norm: y[t, i] = (x[t, i] - mean) * w[i] / sqrt(mean((x[t, :] - mean)^2) + eps) + b[i], mean = mean(x[t, :]), n elements
+// of a row at a time
+//   x, y: f32 (T, n_groups * n), w, b: f32 (n), or of groups that have their own (n_groups, STRIDE), or absent. One workgroup a
+//   group. Sums are taken as in rms_norm.wgsl. The mean is taken off before squaring: of a row far from 0 little would be left.
 //   Meaning: device/reference.py layer_norm. Twin: device/c/norm.c.
 
-struct Params { n: u32, eps: f32, are_out: u32 }
+struct Params { n: u32, eps: f32, are_out: u32, n_groups: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
@@ -11,7 +12,9 @@ struct Params { n: u32, eps: f32, are_out: u32 }
 @group(0) @binding(4) var<storage, read> b: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
-override HAS_B: u32 = 1;
+override HAS_W: bool = true;
+override HAS_B: bool = true;
+override STRIDE: u32 = 0;  // elements of w and b from a group's to the next one's
 
 @compute @workgroup_size(WG)
 fn main(
@@ -19,7 +22,7 @@ fn main(
     @builtin(local_invocation_index) tid: u32
 ) {
     let t = group_index(group, groups);
-    if (t >= n_rows(params.are_out)) { return; }
+    if (t >= n_rows(params.are_out) * params.n_groups) { return; }
     let row = t * params.n;
     var sum = 0.0;
     for (var i = tid; i < params.n; i += WG) { sum += x[row + i]; }
@@ -30,9 +33,12 @@ fn main(
         squares += d * d;
     }
     let scale = inverseSqrt(group_sum(tid, squares) / f32(params.n) + params.eps);
+    var at = 0u;
+    if (STRIDE > 0u) { at = (t % params.n_groups) * STRIDE; }
     for (var i = tid; i < params.n; i += WG) {
-        var normed = (x[row + i] - mean) * scale * w[i];
-        if (HAS_B != 0u) { normed += b[i]; }
+        var normed = (x[row + i] - mean) * scale;
+        if (HAS_W) { normed *= w[at + i]; }
+        if (HAS_B) { normed += b[at + i]; }
         y[row + i] = normed;
     }
 }

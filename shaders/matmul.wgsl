@@ -2,8 +2,8 @@
 //   x: f32 (T, n); w: rows in two streams, by the format's load_unit; which row of x, the grid's z says.
 //   WG threads take ROWS rows of w for each LANES threads, which go along the rows side by side, a unit of 32 weights each, so that
 //   their reads of 16 bytes lie next to each other. GATE: two rows of a gate and the same two of the matrix that is `up` rows
-//   further, which give silu(gate) * up.
-//   Around it: quant_*.wgsl, x_*.wgsl, dot_*.wgsl, pick_*.wgsl, reduce_*.wgsl, out_*.wgsl. Meaning: device/reference.py matmul, swiglu.
+//   further, which give silu(gate) * up, or gelu.
+//   Around it: quant_*.wgsl, x_*.wgsl, dot_*.wgsl, pick_*.wgsl, reduce_*.wgsl, out_*.wgsl. Meaning: device/reference.py matmul, swiglu, geglu.
 
 override WG: u32 = 64;
 override LANES: u32 = 8;  // a power of two
@@ -39,8 +39,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let y4 = sum.acc * x_scale(sum.squares);
     let column = p.column + row;
     if (GATE) {
-        if (row < n) { emit(p.y_row, column, silu(y4.x) * y4.z); }
-        if (row + 1u < n) { emit(p.y_row, column + 1u, silu(y4.y) * y4.w); }
+        if (row < n) { emit(p.y_row, column, gated(y4.x) * y4.z); }
+        if (row + 1u < n) { emit(p.y_row, column + 1u, gated(y4.y) * y4.w); }
         return;
     }
     if (row < n) { emit(p.y_row, column, y4.x); }

@@ -1,4 +1,5 @@
-// What the matmuls share: their params and a weight's two streams (device/gpu_layout.py).
+// What the matmuls share: their params, a weight's two streams (device/gpu_layout.py) and what becomes of a gate.
+//   Behind gates.wgsl.
 
 struct Params {
     units: u32,    // of 32 weights, in a row
@@ -13,9 +14,9 @@ struct Params {
     end_1: u32,
     width_1: u32,  // of a row of the second and the third output
     width_2: u32,
-    n_used: u32,   // experts a token: pick_expert.wgsl
-    per_expert: u32,  // 1 where each of them has a row of x of its own
-    expert_rows: u32, // rows of an expert's matrix
+    n_used: u32,   // experts a token: pick_expert.wgsl; or heads that the binding has: pick_head.wgsl
+    per_expert: u32,  // 1 where each of them has a row of x of its own; or heads of a row of x
+    expert_rows: u32, // rows of an expert's or a head's matrix
     first_expert: u32, // that the binding has
     is_out: u32,   // 1 where x has a row for each wanted row of logits, not for each token
 }
@@ -35,11 +36,13 @@ fn sum_16(a: mat4x4<f32>) -> f32 {
     return s.x + s.y + (s.z + s.w);
 }
 
-// Where exp(-v) would leave the range of f32 it is held at its end, and the result is 0 to within 1e-36.
-fn silu_4(v: vec4<f32>) -> vec4<f32> {
-    return v / (1.0 + exp(-max(v, vec4<f32>(-87.0))));
+override GELU: bool = false;
+
+fn gated_4(gate: vec4<f32>) -> vec4<f32> {
+    if (GELU) { return gelu_4(gate); }
+    return silu_4(gate);
 }
 
-fn silu(v: f32) -> f32 {
-    return silu_4(vec4<f32>(v)).x;
+fn gated(gate: f32) -> f32 {
+    return gated_4(vec4<f32>(gate)).x;
 }

@@ -2,11 +2,13 @@
 //   A workgroup makes TILE columns of y for TILE tokens, a thread 4 x 4 of them. For each unit of 32 weights, TILE threads bring a row of
 //   the weight each into workgroup memory as f32, as many others a row of x; a weight is unpacked once for TILE tokens.
 //   Rows lie as 8 vec4, turned by the row's number, so that threads that read neighbouring rows meet different banks.
-//   Around it: quant_*.wgsl, x_*.wgsl, tile_*.wgsl, out_*.wgsl. Meaning: device/reference.py matmul.
+//   HEADED: each head's part of a row of x has a matrix of its own, of n_rows rows; the grid's z counts heads.
+//   Around it: quant_*.wgsl, x_*.wgsl, tile_*.wgsl, out_*.wgsl. Meaning: device/reference.py matmul, head_matmul.
 
 override TILE: u32 = 64;                    // 64 or 32
 override WG: u32 = 256;                     // TILE * TILE / 16
 override CELLS: u32 = 512;                  // TILE * 8
+override HEADED: bool = false;
 
 var<workgroup> tile_w: array<Tile4, CELLS>;
 var<workgroup> tile_x: array<Tile4, CELLS>;
@@ -17,8 +19,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let column = tid & (side - 1u);
     let token = tid / side;
     let n_tokens = select(state.n_tokens, state.n_out, params.is_out == 1u);
-    let row_w = params.at + min(group.x * TILE + (tid & (TILE - 1u)), params.n_rows - 1u);
-    let row_x = min(group.y * TILE + (tid & (TILE - 1u)), n_tokens - 1u);
+    let head = select(0u, group.z, HEADED);
+    let row_w = params.at + head * params.n_rows + min(group.x * TILE + (tid & (TILE - 1u)), params.n_rows - 1u);
+    var row_x = min(group.y * TILE + (tid & (TILE - 1u)), n_tokens - 1u);
+    if (HEADED) { row_x = row_x * params.per_expert + params.first_expert + head; }
     let at = (tid & (TILE - 1u)) * 8u;
     let turn = tid & 7u;
     var acc_0 = vec4<f32>(0.0, 0.0, 0.0, 0.0);  // of token `token`, columns column, column + side, ...
@@ -74,17 +78,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let j = group.x * TILE + column;
     let t = group.y * TILE + token;
-    put(t, j, acc_0, n_tokens);
-    put(t + side, j, acc_1, n_tokens);
-    put(t + 2u * side, j, acc_2, n_tokens);
-    put(t + 3u * side, j, acc_3, n_tokens);
+    let first = select(params.first, (params.first_expert + head) * params.n_rows, HEADED);
+    put(t, j, acc_0, n_tokens, first);
+    put(t + side, j, acc_1, n_tokens, first);
+    put(t + 2u * side, j, acc_2, n_tokens, first);
+    put(t + 3u * side, j, acc_3, n_tokens, first);
 }
 
-fn put(t: u32, j: u32, v: vec4<f32>, n_tokens: u32) {
+fn put(t: u32, j: u32, v: vec4<f32>, n_tokens: u32, first: u32) {
     if (t >= n_tokens) { return; }
     let side = TILE / 4u;
-    if (j < params.n_rows) { emit(t, params.first + j, v.x); }
-    if (j + side < params.n_rows) { emit(t, params.first + j + side, v.y); }
-    if (j + 2u * side < params.n_rows) { emit(t, params.first + j + 2u * side, v.z); }
-    if (j + 3u * side < params.n_rows) { emit(t, params.first + j + 3u * side, v.w); }
+    if (j < params.n_rows) { emit(t, first + j, v.x); }
+    if (j + side < params.n_rows) { emit(t, first + j + side, v.y); }
+    if (j + 2u * side < params.n_rows) { emit(t, first + j + 2u * side, v.z); }
+    if (j + 3u * side < params.n_rows) { emit(t, first + j + 3u * side, v.w); }
 }

@@ -1,14 +1,17 @@
-// rms_norm: y[t, i] = x[t, i] * w[i] / sqrt(mean(x[t, :]^2) + eps)
-//   x, y: f32 (T, n), w: f32 (n), any n. One workgroup a row.
+// rms_norm: y[t, i] = x[t, i] * w[i] / sqrt(mean(x[t, :]^2) + eps), n elements of a row at a time
+//   x, y: f32 (T, n_groups * n), w: f32 (n), or of groups that have their own (n_groups, STRIDE), or absent. One workgroup a group.
 //   Squares are summed by each thread in turn, then over the workgroup in a fixed order: the same bits every run on one device.
 //   Meaning: device/reference.py rms_norm. Twin: device/c/norm.c.
 
-struct Params { n: u32, eps: f32, are_out: u32 }
+struct Params { n: u32, eps: f32, are_out: u32, n_groups: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read> w: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
+
+override HAS_W: bool = true;
+override STRIDE: u32 = 0;  // elements of w from a group's to the next one's
 
 @compute @workgroup_size(WG)
 fn main(
@@ -16,10 +19,16 @@ fn main(
     @builtin(local_invocation_index) tid: u32
 ) {
     let t = group_index(group, groups);
-    if (t >= n_rows(params.are_out)) { return; }
+    if (t >= n_rows(params.are_out) * params.n_groups) { return; }
     let row = t * params.n;
     var squares = 0.0;
     for (var i = tid; i < params.n; i += WG) { squares += x[row + i] * x[row + i]; }
     let scale = inverseSqrt(group_sum(tid, squares) / f32(params.n) + params.eps);
-    for (var i = tid; i < params.n; i += WG) { y[row + i] = x[row + i] * scale * w[i]; }
+    var at = 0u;
+    if (STRIDE > 0u) { at = (t % params.n_groups) * STRIDE; }
+    for (var i = tid; i < params.n; i += WG) {
+        var normed = x[row + i] * scale;
+        if (HAS_W) { normed *= w[at + i]; }
+        y[row + i] = normed;
+    }
 }

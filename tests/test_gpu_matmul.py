@@ -164,6 +164,53 @@ def test_expert_matmul(name, place, n_few, n_many, data, m, n_experts, own_rows,
     assert worst(place, page, tensors, two_passes(n_few, n_many, 1), size, CHUNK_BYTES) < 2e-12
 
 
+# Worst: 1.4e-13.
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_K"])
+@settings(max_examples=6)
+@given(
+    place=places, n_few=few, n_many=many, data=st.data(), m=st.sampled_from([1, 5, 16, 31, 33, 64, 129]),
+    n_heads=st.integers(1, 9), early=st.booleans(), seed=seeds,
+)  # fmt: skip
+def test_head_matmul(name, place, n_few, n_many, data, m, n_heads, early, seed):
+    n = data.draw(widths(name))
+    w, x = random_tensor(seed, name, n, m, n_heads), normal(seed + 1, (n_many, n_heads, n))
+    tensors = {"w": w, "x": tensor(x.reshape(n_many, -1))}
+
+    def page(t, w):
+        x = t.embed(w.x)
+        return t.head_matmul(w.w, t.last_rows(x), n_heads) if early else t.last_rows(t.head_matmul(w.w, x, n_heads))
+
+    size = np.sqrt(np.einsum("thn,hmn->thm", x.astype(np.float64) ** 2, w.values().reshape(n_heads, m, n) ** 2))
+    passes = two_passes(n_few, n_many, data.draw(few))
+    assert worst(place, page, tensors, passes, size.reshape(n_many, -1), CHUNK_BYTES) < 1.4e-12
+
+
+# Worst: 1.3e-13.
+@pytest.mark.parametrize("name", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("whole", [None, True, False])
+@settings(max_examples=4)
+@given(place=places, n_few=few, n_many=many, data=st.data(), with_norm=st.booleans(), others=st.integers(0, 2), seed=seeds)
+def test_matrices_of_one_row(name, whole, place, n_few, n_many, data, with_norm, others, seed):
+    """A weight that has the shape of a vector, alone and with others that are fused with it."""
+    n = data.draw(widths(name))
+    w, x, gain = random_tensor(seed, name, n), normal(seed + 1, (n_many, n)), normal(seed + 2, (n,))
+    tensors = {"w": w, "x": tensor(x), "gain": tensor(gain)}
+    tensors |= {f"w{i}": random_tensor(seed + i, name, n, 5) for i in range(others)}
+    if not with_norm:
+        del tensors["gain"]
+
+    def page(t, w):
+        h = t.embed(w.x)
+        h = t.rms_norm(h, w.gain, 1e-5) if with_norm else h
+        for i in range(others):
+            t.matmul(getattr(w, f"w{i}"), h)
+        return t.last_rows(t.matmul(w.w, h))
+
+    h = x / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=1, keepdims=True) + 1e-5) * gain if with_norm else x
+    size = size_of_product(w.values().reshape(1, n), h)
+    assert worst(place, page, tensors, two_passes(n_few, n_many, 2), size, CHUNK_BYTES, whole) < 1.3e-12
+
+
 @formats
 @settings(max_examples=12)
 @given(place=places, n_few=few, n_many=many, data=st.data(), m=heights, chunk=chunks, seed=seeds)
@@ -220,9 +267,9 @@ def test_qkv(name, place, n_few, n_many, data, ms, with_norm, early, scale, chun
 @settings(max_examples=5)
 @given(
     place=places, n_few=few, n_many=many, data=st.data(), m=heights, with_norm=normed, early=st.booleans(),
-    scale=small_scales, chunk=chunks, whole=st.booleans(), seed=seeds,
+    scale=small_scales, chunk=chunks, whole=st.booleans(), activation=st.sampled_from(["swiglu", "geglu"]), seed=seeds,
 )  # fmt: skip
-def test_gate_up(name, place, n_few, n_many, data, m, with_norm, early, scale, chunk, whole, seed):
+def test_gate_up(name, place, n_few, n_many, data, m, with_norm, early, scale, chunk, whole, activation, seed):
     n = data.draw(widths(name))
     gate, up = random_tensor(seed, name, n, m), random_tensor(seed + 1, name, n, m)
     x, gain = normal(seed + 2, (n_many, n), scale), normal(seed + 3, (n,))
@@ -232,7 +279,7 @@ def test_gate_up(name, place, n_few, n_many, data, m, with_norm, early, scale, c
         x = t.embed(w.x)
         x = t.last_rows(x) if early else x
         h = t.rms_norm(x, w.gain, 1e-5) if with_norm else x
-        made = t.swiglu(t.matmul(w.gate, h), t.matmul(w.up, h))
+        made = getattr(t, activation)(t.matmul(w.gate, h), t.matmul(w.up, h))
         return made if early else t.last_rows(made)
 
     fused = kernels(page, tensors, chunk, whole)

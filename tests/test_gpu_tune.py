@@ -120,6 +120,36 @@ def test_variants(name, data, m, wg, lanes, rows, few, subgroup, most_few, tile,
     assert worst(tuning, all_of(seed, name, data.draw(widths(name)), m)) < 1.3e-11
 
 
+def heads_and_gelu(t, w):
+    """What only some models want of products."""
+    x = t.embed(w.x)
+    return t.last_rows(t.concat(t.head_matmul(w.heads, x, 3), t.geglu(t.matmul(w.gate, x), t.matmul(w.up, x))))
+
+
+# Worst: 4.6e-12.
+@pytest.mark.parametrize("name", ["F32", "Q8_0", "Q4_K"])
+@settings(max_examples=4)
+@given(
+    data=st.data(), m=heights, wg=workgroups, lanes=lane_counts, rows=st.sampled_from([1, 2, 4]),
+    few=st.sampled_from([2, 4, 8]), most_few=st.sampled_from([1, 4, 16]), tile=st.sampled_from([32, 64]), seed=seeds,
+)  # fmt: skip
+def test_variants_of_heads_and_gelu(name, data, m, wg, lanes, rows, few, most_few, tile, seed):
+    n, variant = data.draw(widths(name)), Variant(wg, lanes, rows)
+    tuning = Tuning(one=variant, few=replace(variant, rows=few), most_few=most_few, tile=tile)
+    tensors = {"heads": random_tensor(seed, name, n, m, 3), "x": tensor(normal(seed + 1, (MANY, 3 * n)))}
+    tensors |= {part: random_tensor(seed + i, name, 3 * n, m) for i, part in enumerate(("gate", "up"), 2)}
+    got = passes_of(functools.partial(Guarded, Tuned(tuning=tuning)), heads_and_gelu, tensors)
+    want = passes_of(functools.partial(Rig, REFERENCE), heads_and_gelu, tensors, None)
+    x = tensors["x"].values()
+    of_heads = [size_of_product(w, x[:, h * n : (h + 1) * n]) for h, w in enumerate(tensors["heads"].values())]
+    gated = size_of_product(tensors["gate"].values(), x) * size_of_product(tensors["up"].values(), x)
+    size = np.concatenate([*of_heads, gated], axis=1)
+    ends = 3 * m
+    for a, b in zip(got, want, strict=True):
+        assert nmse(a[:, :ends], b[:, :ends], size[: len(a), :ends]) < 4.6e-11
+        assert nmse(a[:, ends:], b[:, ends:], size[: len(a), ends:]) < 4.6e-11
+
+
 @pytest.mark.parametrize("lanes", [2, 8, 16, 64])
 def test_subgroups(lanes):
     """Fewer lanes than a subgroup has threads, as many, and more."""

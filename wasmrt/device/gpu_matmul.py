@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from wasmrt.device.gpu_host import Range
 from wasmrt.device.gpu_layout import Layout
-from wasmrt.device.gpu_small import row_step
+from wasmrt.device.gpu_small import norm_of
 from wasmrt.device.gpu_steps import NARROW, Grid, Lower, Pass, Site, Span, Step, ceil_div, fold, words
 from wasmrt.device.gpu_tune import Tuning, Variant
 from wasmrt.program.ops import Op, Operand
@@ -19,6 +19,7 @@ GATED = 2  # rows of a gate that a thread of matmul.wgsl takes
 QUANTIZE_WG = 64
 INTS_BYTES = 48  # of 32 elements of x as quantize.wgsl gives them
 THREE = 3  # outputs of a qkv
+COMMON = "gates", "matmul_common"
 
 
 class Product:
@@ -39,11 +40,12 @@ class Product:
         widths: tuple[int, int] = (0, 0),
         in_place: bool = False,
         up: int = 0,
+        gelu: bool = False,
     ) -> None:
         self.site, self.x, self.y = site, x, y
         self.first, self.norm, self.eps = first, norm, eps
         self.out, self.more, self.ends, self.widths = out, more, ends, widths
-        self.in_place, self.up = in_place, up
+        self.in_place, self.up, self.gelu = in_place, up, gelu
         self.x_range, self.y_range = site.slot(x), site.slot(y)
         self.rows = site.max_out if x.rows == "out" else site.max_tokens if site.wide else NARROW
         self.most_few = min(site.tuning.most_few, self.rows)
@@ -60,7 +62,7 @@ class Product:
         return {**constants_of(self.site.tuning, variant, span.layout.units(self.x.width)), "GATE": gate, **self.placing()}
 
     def placing(self) -> dict[str, float]:
-        return {"IN_PLACE": 1} if self.in_place else {}
+        return {**({"IN_PLACE": 1} if self.in_place else {}), **({"GELU": 1} if self.gelu else {})}
 
     def steps(self, spans: Sequence[Span]) -> Iterator[Step]:
         """All rows of the spans, by whichever kernel suits the rows of x that a pass has."""
@@ -131,7 +133,7 @@ class Product:
         constants = {"TILE": tile, "WG": tile * tile // 16, "CELLS": tile * 8, **self.placing()}
         kind, kept = "x_plain" if self.even else "x_any", "tile_f16" if tuning.half else "tile_f32"
         for span in spans:
-            files = ("matmul_common", *span.layout.files, kind, kept, self.out, "matmul_tiled")
+            files = (*COMMON, *span.layout.files, kind, kept, self.out, "matmul_tiled")
             ranges = (span.a, span.b, x, self.y_range, *self.more)
             yield Step(files, self.params(span, span.n_rows), ranges, _tiles(wanted, ceil_div(span.n_rows, tile)), constants)
 
@@ -139,7 +141,8 @@ class Product:
         """The norm by itself, in passes that want it; returns where its result lies."""
         assert self.norm is not None
         h = self.site.scratch("normed", 4 * self.x.width * self.rows)
-        step = row_step("rms_norm", self.site, self.x, (self.x_range, self.site.vector(self.norm), h), float(self.eps))
+        ranges = self.x_range, self.site.vector(self.norm), h
+        step = norm_of("rms_norm", self.site, self.x, ranges, float(self.eps), self.x.width, {})
         yield replace(step, grid=lambda p: step.grid(p) if wanted(p) else (0, 0, 0))
         return h
 
@@ -177,8 +180,8 @@ def _tiles(wanted: Callable[[Pass], int], columns: int) -> Callable[[Pass], Grid
 def dot_files(layout: Layout, variant: Variant, kind: str) -> tuple[str, ...]:
     """The shaders that multiply a unit of a weight with one of x, which one of kind x_* reads."""
     if variant.ints:
-        return ("matmul_common", *layout.files, "dot_ints")
-    return ("matmul_common", *layout.files, kind, "dot_floats")
+        return (*COMMON, *layout.files, "dot_ints")
+    return (*COMMON, *layout.files, kind, "dot_floats")
 
 
 def reduce_file(variant: Variant) -> str:
@@ -237,10 +240,10 @@ def lower_qkv(op: Op, site: Site) -> Iterator[Step]:
 
 def lower_gate_up(op: Op, site: Site) -> Iterator[Step]:
     x, norm, gate, up = op.ins
-    eps, first, n_rows = float(op.params[0]), int(op.params[2]), int(op.params[3])
+    eps, gelu, first, n_rows = float(op.params[0]), op.params[1] == "geglu", int(op.params[2]), int(op.params[3])
     spans = site.spans(_operand(gate), _operand(up))
     y = op.out[0]
-    together = Product(site, _operand(x), y, first=first, norm=norm, eps=eps, up=n_rows)
+    together = Product(site, _operand(x), y, first=first, norm=norm, eps=eps, up=n_rows, gelu=gelu)
     if len(spans) == 1 and together.rows <= together.most_few:
         yield from together.steps(spans)
         return
@@ -250,7 +253,7 @@ def lower_gate_up(op: Op, site: Site) -> Iterator[Step]:
         if out == "out_plain":
             part.y_range = scratch
         else:
-            part.more = (scratch,)
+            part.more, part.gelu = (scratch,), gelu
         yield from part.steps(list(_some(spans, half)))
 
 
@@ -267,7 +270,7 @@ def lower_embed(op: Op, site: Site) -> Iterator[Step]:
     for span in site.spans(w):
         units = span.layout.units(w.width)
         params = words(units, w.width, span.n_rows, span.at, span.first, *[0] * 12)
-        files = ("matmul_common", *span.layout.files, "embed")
+        files = (*COMMON, *span.layout.files, "embed")
         ranges = (span.a, span.b, site.tokens, site.slot(y))
         yield Step(files, params, ranges, _by_token(ceil_div(units, WG)), {"WG": WG})
 
@@ -297,6 +300,57 @@ def lower_expert_matmul(op: Op, site: Site) -> Iterator[Step]:
         yield Step(files, params, ranges, _by_pair(x_groups, y_groups, n_used), constants)
 
 
+def lower_head_matmul(op: Op, site: Site) -> Iterator[Step]:
+    """By rows of x as in Product: one after another, four at a time, or in tiles."""
+    w, x = map(_operand, op.ins)
+    y, n_heads = op.out[0], int(op.params[0])
+    n, m = site.weight(w).shape[:2]
+    kind = "x_plain" if n % 32 == 0 else "x_any"
+    tuning, limits = site.tuning, site.limits
+    most = site.max_out if x.rows == "out" else site.max_tokens if site.wide else NARROW
+    for span in site.spans(w):
+        units, layout = span.layout.units(n), span.layout
+        heads = span.n_rows // m
+        shape = units, n, m, span.at, 0, y.width, 0, 0.0, 0, 0, 0, 0
+        params = words(*shape, heads, n_heads, m, span.first // m, int(x.rows == "out"))
+        ranges = span.a, span.b, site.slot(x), site.slot(y)
+
+        one = replace(tuning.for_one(layout.name, units), ints=False)
+        constants = {**constants_of(tuning, one, units), "GATE": 0}
+        files = (*dot_files(layout, one, kind), "pick_head", reduce_file(one), "out_plain", "matmul")
+        groups = fold(ceil_div(m, one.wg // int(constants["LANES"]) * one.rows), limits)
+        if x.rows == "out" or not site.wide:
+            yield Step(files, params, ranges, _by_head(x, (1, NARROW), 1, heads, groups), constants)
+        if most <= NARROW:
+            continue
+        few = replace(tuning.for_few(layout.name, units), ints=False)
+        constants = {**constants_of(tuning, few, units), "GATE": 0, "HEADED": 1}
+        files = (*dot_files(layout, few, kind), reduce_file(few), "out_plain", "matmul_few")
+        groups = fold(ceil_div(m, few.wg // int(constants["LANES"]) * few.rows), limits)
+        yield Step(files, params, ranges, _by_head(x, (NARROW + 1, tuning.most_few), FEW, heads, groups), constants)
+        if most <= tuning.most_few:
+            continue
+        tile = tuning.tile
+        constants = {"TILE": tile, "WG": tile * tile // 16, "CELLS": tile * 8, "HEADED": 1}
+        files = (*COMMON, *layout.files, kind, "tile_f16" if tuning.half else "tile_f32", "out_plain", "matmul_tiled")
+        least = max(NARROW, tuning.most_few) + 1
+        yield Step(files, params, ranges, _head_tiles(x, least, tile, ceil_div(m, tile), heads), constants)
+
+
+def _by_head(x: Operand, rows: tuple[int, int], by: int, heads: int, groups: Grid) -> Callable[[Pass], Grid]:
+    """For passes of so many rows of x, `by` at a time."""
+
+    def grid(p: Pass) -> Grid:
+        n = p.rows(x)
+        return (groups[0], groups[1], ceil_div(n, by) * heads) if rows[0] <= n <= rows[1] else (0, 0, 0)
+
+    return grid
+
+
+def _head_tiles(x: Operand, least: int, tile: int, columns: int, heads: int) -> Callable[[Pass], Grid]:
+    return lambda p: (columns, ceil_div(p.rows(x), tile), heads) if p.rows(x) >= least else (0, 0, 0)
+
+
 def _by_pair(x_groups: int, y_groups: int, n_used: int) -> Callable[[Pass], Grid]:
     return lambda p: (x_groups, y_groups, p.n_tokens * n_used)
 
@@ -308,4 +362,5 @@ LOWER: dict[str, Lower] = {
     "qkv": lower_qkv,
     "gate_up": lower_gate_up,
     "expert_matmul": lower_expert_matmul,
+    "head_matmul": lower_head_matmul,
 }

@@ -108,7 +108,7 @@ def kernels() -> str:
     """Stands for what the shaders of matmuls say."""
     text = hashlib.sha256()
     for path in sorted(shader("common").parent.glob("*.wgsl")):
-        if path.name.startswith(("common", "matmul", "dot_", "quant", "x_", "pick_", "reduce_", "out_", "tile_")):
+        if path.name.startswith(("common", "gates", "matmul", "dot_", "quant", "x_", "pick_", "reduce_", "out_", "tile_")):
             text.update(path.name.encode() + b"\0" + path.read_bytes())
     return text.hexdigest()
 

@@ -16,7 +16,7 @@ from wasmrt.store.layers import LayerTable
 from wasmrt.store.memory import Frame
 
 # The weights of these ops that are matrices; joined: that are computed with as one. All others are vectors.
-MATRICES = {"embed": ("w",), "matmul": ("w",), "matmul_add": ("w",), "expert_matmul": ("w",)}
+MATRICES = {"embed": ("w",), "matmul": ("w",), "matmul_add": ("w",), "expert_matmul": ("w",), "head_matmul": ("w",)}
 JOINED = {"qkv": (2, 5), "gate_up": (2, 4)}  # ins from, to
 ON_HOST = {"rope": 1, "rope_kv": 3}  # the input whose values are wanted on the host
 SMALL_BYTES = 4096
@@ -89,7 +89,8 @@ def _group(program: Program, op: Op, operands: tuple[int, ...], is_vector: bool)
         w = program.weights[index]
         total = w.shape[1] if len(w.shape) > 1 else 1
         for i in range(w.n_entries):
-            n_rows = w.rows_per_entry if w.is_expert else min(w.rows_per_entry, total - i * w.rows_per_entry)
+            stacked = len(w.shape) > 2  # an entry is a matrix
+            n_rows = w.rows_per_entry if stacked else min(w.rows_per_entry, total - i * w.rows_per_entry)
             if w.first + i in wanted:
                 parts.append(Part(w.first + i, first, n_rows))
                 first += n_rows

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
-from wasmrt.program.ops import Op, Operand, Param, Program, Space, Weight
+from wasmrt.program.ops import KERNELS, Op, Operand, Param, Program, Space, Weight
 from wasmrt.program.record import overwritable, place
 
 MOST_MATRICES = 3  # that a qkv takes
@@ -121,8 +121,9 @@ def _takes_stream(program: Program) -> bool:
 
 
 def _matrices(page: _Page, op: Op) -> list[Weight]:
-    weights = (page.weights[o.index] for o in op.ins if o is not None and o.space is Space.WEIGHT)
-    return [w for w in weights if len(w.shape) == 2]
+    """What an op multiplies with; a matrix of one row may have the shape of a vector, as the weight of a norm has."""
+    roles = zip(KERNELS[op.kernel].ins, op.ins, strict=True)
+    return [page.weights[o.index] for role, o in roles if o is not None and o.space is Space.WEIGHT and role.startswith("w")]
 
 
 def _by_entries(page: _Page, op: Op) -> Iterator[Op]:
