@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from wasmrt.device import gpu_attention, gpu_matmul, gpu_small
+from wasmrt.device import gpu_attention, gpu_matmul, gpu_scan, gpu_small
 from wasmrt.device.device import KEPT_NONE, Bound, Candidates, Kept, Stop, check_formats, check_rows, out_row
 from wasmrt.device.gpu_choose import Chooser, can_draw, outcome
 from wasmrt.device.gpu_host import Dispatch, GpuHost, Limits, Range, Shaders, Use
@@ -31,7 +31,7 @@ from wasmrt.store.plan import OnGpu, mib
 
 T = TypeVar("T")
 
-LOWER: dict[str, Lower] = {**gpu_small.LOWER, **gpu_attention.LOWER, **gpu_matmul.LOWER}
+LOWER: dict[str, Lower] = {**gpu_small.LOWER, **gpu_attention.LOWER, **gpu_scan.LOWER, **gpu_matmul.LOWER}
 
 STATE_BYTES = 16
 BLOCK_BYTES = 64 << 10  # of small things that share a buffer
