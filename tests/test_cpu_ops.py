@@ -371,6 +371,12 @@ def test_route(other, case, bias_is):
         assert_same_bits(weights, found[0][1])
 
 
+@pytest.mark.parametrize("kind", [CPU, PLAIN], ids=lambda kind: kind.name)
+def test_weights_that_are_almost_nothing_are_not_blown_up(kind):
+    _, weights = run_route(kind, np.full((1, 4), -20, np.float32), 2, score="sigmoid")
+    np.testing.assert_allclose(weights, math.exp(-20) * 2**14, rtol=1e-6)
+
+
 @settings(max_examples=40)
 @given(
     kind=st.sampled_from((CPU, PLAIN)), n_groups=st.sampled_from([2, 4, 5]), score=st.sampled_from(SCORES), data=st.data(),

@@ -149,7 +149,8 @@ def _small(op: Op, program: Program) -> int:
     """What a thread needs for an op's small weights as f32, and for what it computes of them."""
     n = 0
     if op.kernel not in ("embed", "add_position", "expert_add", "causal_conv", *PRODUCTS):
-        n += sum(math.prod(program.weights[o.index].shape) for o in op.ins if o and o.space is Space.WEIGHT)
+        weights = [program.weights[o.index] for o in op.ins if o and o.space is Space.WEIGHT]
+        n += sum(math.prod(w.shape) for w in weights if w.type.name != "F32" or w.n_entries > 1)  # others stay where they are
     if op.kernel == "route" and op.ins[0] is not None:
         n += 2 * op.ins[0].width  # scores, and those of groups: route.c
     return 4 * n

@@ -1,7 +1,8 @@
 // route: the n_used likeliest experts of each token, best first (ties: lower id), and what each weighs.
 //   logits: f32 (T, n_experts), bias, if any: n_experts; experts: i32 (T, n_used), weights: f32 (T, n_used).
 //   An expert is chosen by its score, plus its bias, of the groups whose two best add to most. Rows are split over threads.
-//   Sums of four lanes, then the rest one by one: a fixed order. A thread's scratch: the bias, n scores, n_groups sums.
+//   Sums of four lanes, then the rest one by one: a fixed order. A thread's scratch: the bias if it is packed, n scores, and
+//   n_groups sums.
 #include "kernels.h"
 #include "mathf.h"
 
@@ -108,7 +109,7 @@ void route(const Call* c) {
         .n_groups_used = (uint32_t)p[5],
         .bias = bias->space == ABSENT ? 0 : row_f32(c, bias),
     };
-    r.scores = r.bias ? room + n : room;
+    r.scores = r.bias == room ? room + n : room;
     r.groups = r.scores + n;
     share(c, n_rows(c, logits), &begin, &end);
     for (uint32_t t = begin; t < end; t++) {

@@ -43,7 +43,7 @@ void ssm_scan(const Call* call) {
     const float *x = values(call, x_at), *dt = values(call, &in[1]), *b = values(call, b_at), *c = values(call, &in[3]);
     float *y = values(call, &call->op->out[0]), *s = state(call, &call->op->out[1]), *room = row_room(call), step[HEADS];
     const float* a = small_f32(call, &in[4], room);
-    const float* d = d_at->space == ABSENT ? 0 : small_f32(call, d_at, room + n_numbers(a_weight));
+    const float* d = d_at->space == ABSENT ? 0 : small_f32(call, d_at, a == room ? room + n_numbers(a_weight) : room);
     share(call, x_at->width, &begin, &end);
     uint32_t at_once = p < FEW ? HEADS : 1;
     for (uint32_t h0 = begin / p, h1; begin < end && h0 * p < end; h0 = h1) {
