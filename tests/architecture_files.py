@@ -17,6 +17,8 @@ MODELS, LOGITS = DATA / "architectures.json", DATA / "architectures.npz"
 N_TOKENS, N_VOCAB = 48, 128
 ROWS = [0, 7, 33, 47]  # the positions whose logits are recorded: the last ones are beyond the windows of 32
 
+BARE = "xielu."  # how keys begin that stand without the architecture's name
+
 
 def tokens() -> list[int]:
     """The prompt whose logits are recorded."""
@@ -34,7 +36,7 @@ def write(path: Path, outline: dict[str, Any]) -> Path:
     numbers = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
     add = {**numbers, str: writer.add_string, list: writer.add_array}
     for key, value in outline["keys"].items():
-        add[type(value)](f"{architecture}.{key}", value)
+        add[type(value)](key if key.startswith(BARE) else f"{architecture}.{key}", value)
     writer.add_tokenizer_model("no_vocab")
     for name, shape in outline["tensors"].items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))

@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import importlib
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.architecture_files import LOGITS, MODELS, ROWS, tokens, write  # noqa: E402
+from tests.architecture_files import BARE, LOGITS, MODELS, ROWS, tokens, write  # noqa: E402
 from wasmrt.gguf.reader import parse_header  # noqa: E402
 
 MOST_ITEMS = 64  # of an array that is kept: token lists and such are left out
@@ -34,7 +35,7 @@ F32 = npt.NDArray[np.float32]
 def says_something(value: Any) -> bool:
     """Whether a number, or an array of some, is not one of those by which llama.cpp writes that there is none."""
     numbers = value if isinstance(value, list) else [value]
-    in_range = all(0 <= number < 1 << 31 for number in numbers)
+    in_range = all(math.isfinite(n) if isinstance(n, float) else 0 <= n < 1 << 31 for n in numbers)
     return in_range and any(numbers) and len(numbers) <= MOST_ITEMS
 
 
@@ -44,7 +45,7 @@ def outline(file: Path) -> dict[str, Any]:
     architecture = header.metadata.string("general.architecture")
     keys: dict[str, Any] = {}
     for key, value in header.metadata.items():
-        if not key.startswith(f"{architecture}."):
+        if not key.startswith((f"{architecture}.", BARE)):
             continue
         plain = value if isinstance(value, int | float | str) else list(value)
         if isinstance(plain, str) or says_something(plain):

@@ -1,5 +1,6 @@
 """Apertus: norms of queries and keys, and xIELU with numbers of each layer's own. Sources: arXiv 2509.14233, 2411.13010."""
 
+import math
 from dataclasses import replace
 
 from wasmrt.model.blocks import attention, norm
@@ -17,9 +18,15 @@ def layer(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
 
 
 def configure(c: ModelConfig, keys: Keys) -> ModelConfig:
-    names = ("alpha_n", "alpha_p", "beta", "eps")
+    xielu = Keys(keys.metadata, "xielu", c.n_layers)  # its numbers have keys without the architecture's name
+    read = zip(*(xielu.numbers(name) for name in ("alpha_n", "alpha_p", "beta", "eps")), strict=True)
     c = replace(c, attention_scale=keys.number("attention.scale", 0.0, minimum=0.0) or c.attention_scale)
-    return c.varied(xielu=tuple(zip(*(keys.numbers(f"xielu.{name}") for name in names), strict=True)))
+    return c.varied(xielu=tuple((beta + softplus(n), softplus(p), beta, eps) for n, p, beta, eps in read))
+
+
+def softplus(x: float) -> float:
+    """What the slopes that are learned become, to be above 0."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 FAMILIES = {"apertus": Family(layer, rope="halves", configure=configure, unscaled=("ffn_",))}

@@ -140,4 +140,5 @@ def deepseek2_shapes(c: ModelConfig) -> Shapes:
 FAMILIES = {
     "deepseek": Family(layer, configure=deepseek, unscaled=("ffn_",)),
     "deepseek2": Family(layer2, configure=deepseek2, shapes=deepseek2_shapes, unscaled=("ffn_",)),
+    "mistral4": Family(layer2, configure=deepseek2, shapes=deepseek2_shapes, unscaled=("ffn_",)),
 }

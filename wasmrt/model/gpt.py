@@ -49,6 +49,11 @@ def alibi(c: ModelConfig, keys: Keys) -> ModelConfig:
     return replace(c, max_bias=keys.number("attention.max_alibi_bias", 0.0, minimum=0.0), clamp_qkv=clamp)
 
 
+def jais(c: ModelConfig, keys: Keys) -> ModelConfig:
+    """Scores are divided by the width of a head, not by its root. Source: arXiv 2308.16149."""
+    return replace(alibi(c, keys), clamp_qkv=0.0, attention_scale=1 / c.head_dim)
+
+
 def bloom_config(c: ModelConfig, keys: Keys) -> ModelConfig:
     return replace(c, max_bias=8.0)
 
@@ -61,5 +66,7 @@ FAMILIES = {
     "mpt": Family(mpt, rope="", norm="layer", activation="gelu", configure=alibi, shapes=whole_norms, unscaled=("ffn_",)),
     "codeshell": Family(layer, rope="halves", norm="layer", activation="gelu", unscaled=("ffn_",)),
     "orion": Family(layer, rope="halves", norm="layer", unscaled=("ffn_",)),
+    "jais": Family(layer, rope="", norm="layer", configure=jais, unscaled=("ffn_",)),
+    "jais2": Family(layer, rope="halves", norm="layer", activation="relu2", unscaled=("ffn_",)),
     "nemotron": Family(layer, rope="halves", norm="layer", activation="relu2", unscaled=("ffn_",)),
 }

@@ -1,4 +1,4 @@
-"""Hunyuan: norms of queries and keys once they are turned."""
+"""Hunyuan, and Maincoder: norms of queries and keys once they are turned."""
 
 from dataclasses import replace
 
@@ -22,5 +22,6 @@ def moe(c: ModelConfig, keys: Keys) -> ModelConfig:
 
 FAMILIES = {
     "hunyuan-dense": Family(layer, rope="halves", unscaled=("ffn_",)),
+    "maincoder": Family(layer, unscaled=("ffn_",)),
     "hunyuan-moe": Family(layer, rope="halves", configure=moe, unscaled=("ffn_",)),
 }

@@ -110,6 +110,8 @@ FAMILIES = {
     "arcee": Family(layer, activation="relu2", configure=scaled_attention, unscaled=FFN),
     "ernie4_5": Family(layer, configure=ernie, unscaled=FFN, unbiased=("attn_output",)),
     "exaone": Family(layer, rope="halves", unscaled=FFN),
+    "pangu-embedded": Family(layer, rope="halves", unscaled=FFN),
+    "openelm": Family(normed_qk, rope="halves", unscaled=(*FFN, "attn_qkv")),
     "chatglm": Family(layer, unscaled=FFN, shapes=fused_up),
     "qwen": Family(layer, rope="halves", unscaled=FFN, shapes=half_ff),
     "qwen2vl": Family(layer, rope="halves", unscaled=FFN),

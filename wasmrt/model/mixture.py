@@ -7,12 +7,12 @@ ERNIE 4.5, K-EXAONE.
 from dataclasses import replace
 
 from wasmrt.errors import UnsupportedError
-from wasmrt.model.blocks import attention, mixed, norm
+from wasmrt.model.blocks import attention, experts, feed_forward, mixed, norm
 from wasmrt.model.config import Keys, ModelConfig
 from wasmrt.model.family import Family
 from wasmrt.model.llama import layer, normed_qk
-from wasmrt.model.shapes import whole_norms
-from wasmrt.model.weights import Weights
+from wasmrt.model.shapes import shapes, whole_norms
+from wasmrt.model.weights import Shapes, Weights
 from wasmrt.program.ops import Operand
 from wasmrt.program.record import Recorder
 
@@ -95,7 +95,22 @@ def ernie(c: ModelConfig, keys: Keys) -> ModelConfig:
     return c.varied(is_sparse=tuple(i >= dense and (i + 1) % step == 0 for i in range(c.n_layers)))
 
 
+def arctic_layer(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
+    """Experts beside the whole layer, on what enters it. Source: Snowflake 2024."""
+    y = t.add(x, attention(t, c, w, norm(t, c, w, "attn_norm", x)))
+    y = t.add(y, feed_forward(t, c, w, norm(t, c, w, "ffn_norm", y)))
+    return t.add(y, experts(t, c, w, norm(t, c, w, "ffn_norm_exps", x)))
+
+
+def arctic_shapes(c: ModelConfig) -> Shapes:
+    """Its dense part is as wide as the stream."""
+    n = c.n_embd
+    dense = {"ffn_gate": (n, n), "ffn_up": (n, n), "ffn_down": (n, n)}
+    return {**shapes(c), **dense, "ffn_norm_exps": (n,)}
+
+
 FAMILIES = {
+    "arctic": Family(arctic_layer, unscaled=UNSCALED, shapes=arctic_shapes),
     "olmoe": Family(normed_qk, rope="halves", configure=unnormalized, unscaled=UNSCALED, shapes=whole_norms),
     "dbrx": Family(dbrx_layer, rope="halves", norm="layer", configure=dbrx, unscaled=UNSCALED),
     "glm4moe": Family(glm4moe_layer, rope="halves", configure=glm4moe, unscaled=UNSCALED),

@@ -63,6 +63,7 @@ def parallel(c: ModelConfig, keys: Keys) -> ModelConfig:
 FAMILIES = {
     "command-r": Family(layer, norm="layer", configure=command_r, shapes=per_head_norms, unscaled=("ffn_",)),
     "cohere2": Family(layer, norm="layer", configure=cohere2),
+    "plamo": Family(layer, rope="halves", unscaled=("ffn_",)),
     "phi2": Family(layer, rope="halves", norm="layer", activation="gelu", unscaled=("ffn_",)),
     "falcon": Family(falcon, rope="halves", norm="layer", activation="gelu", unscaled=("ffn_",)),
     "stablelm": Family(stablelm, rope="halves", norm="layer", shapes=per_head_norms, unscaled=("ffn_",)),
