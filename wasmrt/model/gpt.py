@@ -51,7 +51,7 @@ def alibi(c: ModelConfig, keys: Keys) -> ModelConfig:
 
 def jais(c: ModelConfig, keys: Keys) -> ModelConfig:
     """Scores are divided by the width of a head, not by its root. Source: arXiv 2308.16149."""
-    return replace(alibi(c, keys), clamp_qkv=0.0, attention_scale=1 / c.head_dim)
+    return replace(alibi(c, keys), clamp_qkv=0.0, attention_scale=1 / max(1, c.head_dim))
 
 
 def bloom_config(c: ModelConfig, keys: Keys) -> ModelConfig:
