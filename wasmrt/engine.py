@@ -246,7 +246,7 @@ class Model:
         return self._tokenizer
 
     def chat_template(self, tools: bool = False) -> "ChatTemplate":
-        """The file's chat template (that for tools, if it has one); ChatML, with a warning, where the file has none."""
+        """The file's chat template (that for tools, if it has one); the format of its family, told, where it has none."""
         from wasmrt.tokenizer.chat import from_metadata as template_from_metadata  # Jinja2 takes longer to import than a header
 
         if tools not in self._templates:

@@ -21,6 +21,7 @@ from wasmrt.store.layers import Kind, LayerTable
 from wasmrt.store.open import Opened, open_model
 from wasmrt.store.plan import Plan, mib
 from wasmrt.store.source import Source, fetched_of
+from wasmrt.tokenizer.families import recognise_vocabulary
 
 TITLE = 200  # characters of a file's own words that are passed on
 
@@ -172,7 +173,7 @@ def facts(opened: Opened) -> dict[str, Any]:
         "format": mix or (sizes.most_common(1)[0][0] if sizes else ""),
         "n_layers": _number(m.get(f"{architecture}.block_count")),
         "n_ctx_train": _number(m.get(f"{architecture}.context_length")),
-        "chat": "tokenizer.chat_template" in m,
+        "chat": "tokenizer.chat_template" in m or recognise_vocabulary(m) is not None,
     }
 
 
