@@ -20,7 +20,7 @@ from wasmrt.errors import DeviceError, WasmrtError
 from wasmrt.gguf.types import BY_NAME, TYPES, QuantType
 from wasmrt.options import SamplerOptions
 from wasmrt.program.fuse import fuse
-from wasmrt.program.ops import Op, Operand, Program, Space
+from wasmrt.program.ops import FUNCTIONS, KERNELS, Op, Operand, Program, Space
 from wasmrt.program.record import Recorder, Rope
 from wasmrt.store.layers import Entry, LayerTable, Segment
 from wasmrt.store.memory import HostMemory, Memory
@@ -53,6 +53,7 @@ class Tensor:
     type: QuantType
     shape: tuple[int, ...]
     seed: int
+    middle: float = 0.0  # of F32, which is up to 1 from it
 
     def data(self) -> bytes:
         rng, n = random.Random(self.seed), 1
@@ -60,7 +61,7 @@ class Tensor:
             n *= length
         if self.type.name == "F32":
             number = rng.random  # Random.uniform would take twice as long
-            return array("f", [2 * number() - 1 for _ in range(n)]).tobytes()
+            return array("f", [2 * number() - 1 + self.middle for _ in range(n)]).tobytes()
         if self.type.name == "BF16":  # the upper halves of f32
             return b"".join(array("f", [rng.uniform(-1, 1)]).tobytes()[2:] for _ in range(n))
         if self.type.name == "F16":
@@ -168,10 +169,74 @@ def _layer_norm(t: Recorder, w: Mapping[str, Operand]) -> Operand:
     return t.layer_norm(t.embed(w["x"]), w["norm"], 0.1, w["b"])
 
 
+def _norms_of_groups(t: Recorder, w: Mapping[str, Operand]) -> Operand:
+    h = t.rms_norm(t.rms_norm(t.embed(w["x"]), w["of_group"], 0.1, 64), w["norm"], 0.1, 32)
+    return t.layer_norm(t.layer_norm(h, w["norm"], 0.1, w["b"], 64), None, 0.1)
+
+
+def _unary(function: str) -> Page:
+    numbers = {"scale": (1.5,), "softcap": (0.5,), "clamp": (-0.3, 0.6), "xielu": (0.8, 0.7, 0.5, -1e-6)}
+    return lambda t, w: t.unary(t.unary(t.embed(w["x"]), "scale", 3.0), function, *numbers.get(function, ()))
+
+
+def _geglu_up(t: Recorder, w: Mapping[str, Operand]) -> Operand:
+    h = t.embed(w["x"])
+    return t.geglu(t.matmul(w["gate"], h), t.matmul(w["up"], h))
+
+
+def _some_keys(t: Recorder, w: Mapping[str, Operand]) -> Operand:
+    q, k, v = (t.embed(w[name]) for name in "qkv")
+    t.store_kv(k, v)
+    of_window = t.attention(q, HEADS, KV_HEADS, 1.0, w["sinks"], window=7, softcap=2.0)
+    return t.add(of_window, t.attention(q, HEADS, KV_HEADS, 1.0, window=16, chunked=True, max_bias=8.0))
+
+
+def _large_heads(t: Recorder, w: Mapping[str, Operand]) -> Operand:
+    q, k, v = (t.embed(w[name]) for name in "qkv")
+    t.store_kv(k, v)
+    return t.attention(q, 3, 1, 0.2)
+
+
+def _routes(t: Recorder, w: Mapping[str, Operand]) -> Operand:
+    logits, x = t.embed(w["logits"]), t.embed(w["x"])
+    e, of_sigmoid = t.route(logits, 3, w["bias"], "sigmoid", scale=2.5, n_groups=4, n_groups_used=2)
+    some = t.expert_mul(x, w["w"], e)
+    _, of_chosen = t.route(logits, 3, w["bias"], "chosen")
+    e, of_softmax = t.route(logits, 3, None, "softmax", normalize=False)
+    return t.concat(t.add(t.expert_mul(x, w["w"], e), some), t.add(t.add(of_sigmoid, of_chosen), of_softmax))
+
+
+def _experts(t: Recorder, w: Mapping[str, Operand]) -> Operand:
+    chosen, weights = t.route(t.embed(w["logits"]), USED)
+    return t.expert_sum(t.expert_add(t.expert_spread(t.embed(w["x"]), weights), w["b"], chosen), None, USED)
+
+
+def _ssm_scan(t: Recorder, w: Mapping[str, Operand]) -> Operand:
+    x, dt, b, c = (t.embed(w[name]) for name in ("x", "dt", "b", "c"))
+    return t.add(t.ssm_scan(x, dt, b, c, w["each"], 2, w["d"]), t.ssm_scan(x, dt, b, c, w["one"], 2))
+
+
+def _delta_net(t: Recorder, w: Mapping[str, Operand]) -> Operand:
+    q, k, v, g, beta = (t.embed(w[name]) for name in ("q", "k", "v", "g", "beta"))
+    k = t.scale(t.rms_norm(k, None, 1e-6, HEAD_DIM), HEAD_DIM**-0.5)
+    g, beta = t.scale(t.unary(g, "sigmoid"), -1.0), t.unary(beta, "sigmoid")
+    return t.delta_net(q, k, v, g, beta, KV_HEADS, 1.0, tiled=False)
+
+
 _X, _Y, _NORM, _VECTOR = _values(N, 7), _values(N, 8), Tensor(F32, (N,), 9), Tensor(F32, (N,), 10)
 _HEADS = {"q": _values(HEADS * HEAD_DIM, 11), "k": _values(KV_HEADS * HEAD_DIM, 12), "v": _values(KV_HEADS * HEAD_DIM, 13)}
 _NORMED = {"x": _X, "norm": _NORM}
 _EXPERTS = {"logits": _values(EXPERTS, 14), "x": _values(USED, 15), "w": Tensor(F32, (EXPERTS,), 16)}
+
+_GATES = {"x": _X, "gate": _matrix(FUSED, 24, 21), "up": _matrix(FUSED, 24, 22)}
+_SSM = {
+    "x": _values(HEADS * 8, 25), "dt": _values(HEADS, 26), "b": _values(2 * 20, 27), "c": _values(2 * 20, 28),
+    "each": Tensor(F32, (20, HEADS), 29, -1.5), "one": Tensor(F32, (1, HEADS), 30, -1.5), "d": Tensor(F32, (HEADS,), 31),
+}  # fmt: skip
+_DELTA = {
+    "q": _values(KV_HEADS * HEAD_DIM, 32), "k": _values(KV_HEADS * HEAD_DIM, 33), "v": _values(HEADS * 24, 34),
+    "g": _values(HEADS, 35), "beta": _values(HEADS, 36),
+}  # fmt: skip
 
 BY_FORMAT = ("embed", "matmul", "expert_matmul")
 # Each before what builds on it.
@@ -199,10 +264,41 @@ CASES = {
             lambda t, w: t.add(t.embed(w["y"]), t.matmul(w["w"], t.embed(w["x"]))),
             {"x": _X, "y": _values(24, 23), "w": _matrix(FUSED, 24, 24)},
         ),
+        *(Case(f"unary {function}", _unary(function), {"x": _X}) for function in FUNCTIONS),
+        Case("norms of groups", _norms_of_groups, {**_NORMED, "of_group": Tensor(F32, (64,), 37), "b": _VECTOR}),
+        Case("geglu", lambda t, w: t.geglu(t.embed(w["x"]), t.embed(w["y"])), {"x": _X, "y": _Y}),
+        Case("swiglu_oai", lambda t, w: t.swiglu_oai(t.embed(w["x"]), t.embed(w["y"]), 1.7, 0.6), {"x": _X, "y": _Y}),
+        Case("gate_up geglu", _geglu_up, _GATES),
+        Case("columns", lambda t, w: t.columns(t.embed(w["x"]), 5, 20, 32), {"x": _X}),
+        Case("concat", lambda t, w: t.concat(t.embed(w["x"]), t.embed(w["y"]), 4), {"x": _X, "y": _values(24, 23)}),
+        Case("add_position", lambda t, w: t.add_position(t.embed(w["x"]), w["y"]), {"x": _X, "y": _Y}),
+        Case("temper", lambda t, w: t.temper(t.embed(w["x"]), 7.0, 0.5, 1.0), {"x": _X}),
+        Case(
+            "head_matmul",
+            lambda t, w: t.head_matmul(w["w"], t.embed(w["x"]), 4),
+            {"x": _values(4 * 64, 38), "w": Tensor(FUSED, (64, 24, 4), 39)},
+        ),
+        Case("attention of some keys", _some_keys, {**_HEADS, "sinks": Tensor(F32, (HEADS,), 40)}),
+        Case(
+            "attention of large heads",
+            _large_heads,
+            {"q": _values(3 * 288, 41), "k": _values(288, 42), "v": _values(264, 43)},
+        ),
+        Case(
+            "routes",
+            _routes,
+            {"logits": _values(16, 44), "x": _values(3, 45), "w": Tensor(F32, (16,), 46), "bias": Tensor(F32, (16,), 47)},
+        ),
+        Case("experts", _experts, {"logits": _EXPERTS["logits"], "x": _X, "b": Tensor(F32, (N, EXPERTS), 48)}),
+        Case("ssm_scan", _ssm_scan, _SSM),
+        Case("delta_net", _delta_net, _DELTA),
     )
 }
 # Kernels that are seen at work in another's case.
-SEEN_IN = {"store_kv": "attention", "route": "", "expert_sum": "", "last_rows": ""}
+SEEN_IN = {
+    "store_kv": "attention", "route": "", "expert_sum": "", "last_rows": "", "expert_add": "experts",
+    "expert_spread": "experts",
+}  # fmt: skip
 
 
 def cases_of(programs: Sequence[Program]) -> list[Case]:
@@ -216,7 +312,7 @@ def cases_of(programs: Sequence[Program]) -> list[Case]:
 
 def _names(program: Program, op: Op) -> Iterator[str]:
     """The cases that an op wants."""
-    if op.kernel in ("embed", "matmul", "expert_matmul", "qkv", "gate_up", "matmul_add"):
+    if op.kernel in ("embed", "matmul", "expert_matmul", "head_matmul", "qkv", "gate_up", "matmul_add"):
         kind = op.kernel if op.kernel in ("embed", "expert_matmul") else "matmul"
         for o in op.ins:
             if o is not None and o.space is Space.WEIGHT and len(program.weights[o.index].shape) > 1:
@@ -227,6 +323,28 @@ def _names(program: Program, op: Op) -> Iterator[str]:
         yield name
     if op.kernel == "qkv" and op.ins[1] is not None:
         yield "rms_norm"
+    yield from _variants(op)
+
+
+def _variants(op: Op) -> Iterator[str]:
+    """The cases of what only some models want of an op."""
+    named = dict(zip(KERNELS[op.kernel].params, op.params, strict=True))
+    x = op.ins[0]
+    if op.kernel == "unary":
+        yield f"unary {named['function']}"
+    if op.kernel in ("rms_norm", "layer_norm") and x and (named["group"] != x.width or op.ins[1] is None):
+        yield "norms of groups"
+    if op.kernel == "gate_up" and named["activation"] == "geglu":
+        yield "gate_up geglu"
+    if op.kernel == "attention" and x:
+        if op.ins[3] or named["window"] or named["softcap"] or named["max_bias"]:
+            yield "attention of some keys"
+        if max(x.width, op.out[0].width) > 256 * int(named["n_heads"]):
+            yield "attention of large heads"
+    if op.kernel == "route" and (op.ins[1] or op.params[1:] != ("softmax", 1, 1.0, 1, 1)):
+        yield "routes"
+    if op.kernel == "expert_sum" and op.ins[1] is None:
+        yield "experts"
 
 
 # What was found, by adapter, cache and case: "" for right. Neither drivers nor kernels change while a process runs.

@@ -274,4 +274,91 @@ TRUTH: dict[str, str] = {
     "matmul_add": (
         "v}^=IJJh(t=#J|{sMCl;fe&%Q6D8zAg<Rf3%mxC(J<65CvFF#pGc&xyXMB}HK>C?MnHrQrilMf_+~0IUEH}tNiaUTp"
     ),
+    "unary scale": (
+        ")F?|sZyPqlRBo3;V!VpO@AyYU?bpr1qL`~fkW9Zp=Z_A<7dxE7yn3*}z;STGOQ{D!AfIVMW%jv2_rBP{B1tyExbUCC"
+    ),
+    "unary softcap": (
+        "ym?GQul?h}!z30#{ptn6As+-mU7Cf#R%f_Dl*1W8ZDydsF|kd-i$YRBO}9J22{A%I1T)$|CyydPy*Dzzx7t&`(cd<~"
+    ),
+    "unary clamp": (
+        "5zH_`2l5NT(yAQ5S3L*9i5){hR=&2uzvPEOZz_O5L8^|yDZA;w#R}ZKDBc3Wvcr2o(-n(AuOI?HtX)jNUy+%>SAuoH"
+    ),
+    "unary gelu": (
+        "nfV4lb>v#YX->XE4w>V^IMdofDGc($1o^f>faZL_v}O~+N0gDju-MAM3NDa6eRz;TY$mWl*|FO|o-|v*^H}=9o<>N*"
+    ),
+    "unary gelu_erf": (
+        "YQhFUMg3aBNjbhky_n;|w#nK;9tQHlJMp$bDd2p-4Qdm@sD_fiCCkde%;k?gDRz)SZx*mY8;aXNhdo=t%vAcp`$tH^"
+    ),
+    "unary gelu_quick": (
+        "Z?8N+T{T<6DBiw8y{_TH2Z`B255MlhLZ`JsKX`D!?@<)OZKcn@k?qF8b(Mj>RacNfAfB&5??v7~ce+}^jr{h(DWFHf"
+    ),
+    "unary silu": (
+        "YH~tBo%=q*QHs(+oVe1$`J~Q5UIf&_C3ww2@11}?M8y`u_dB`3=k}(-tRQi~rqPH&Bsjc5nc4|Kr%gq{eJIhvRa-Q|"
+    ),
+    "unary relu": (
+        "ew_e7)bVh_{|LH5Tkzt-qUzs5!m;qe*mG(@X$bhhBoY_GBx_$jAbs4y39v&yB$<;zv5K5Q<OZ=ox2kW!%<cig8Z}qK"
+    ),
+    "unary relu2": (
+        "ZkL3@YG0DV`u4Cx>^XJAQ!}<hPw0xnB5gZDWBF6TA%CpG1#AgG6mMk0Jw;(aNbXNU<&BL(7B}-j<8If%F87DR?v38U"
+    ),
+    "unary sigmoid": (
+        "r%=a0Bp{H%b=lKFwf7&w_+=?V6k<)nxB`p8g!Jve5x^6{mra2{^0$M*s_Pv<ebCE5*R>+R)D^eCK&K_aC-+#vHAB?F"
+    ),
+    "unary softplus": (
+        "+J0w1i;_0ND)`DmR4&}Yj1&AqxmN<irN2tS$B9G1`2hXF7LlJoqmv85`7BXD8wZ#{V;&+wqPbW=Qs1M&OSJ{UEIM<-"
+    ),
+    "unary tanh": (
+        "ERmx^(_v4-n&3-9fw+vq=M$_!{BQQb919RazL0@I@JJlO?t#j|L*vLl5+kL-IaAm`Hd$>!xsAO*U)1)%hxkUoCvLgH"
+    ),
+    "unary exp": (
+        "qDdjc;&hb4v<@>wQjp8TnNCJTvCIa<uO^T}C>oBzYRV_W=<WMJT13afOIt2LZ0^-UsImt`+UkfxT!L7_SBdq)L7!*C"
+    ),
+    "unary xielu": (
+        "7;hHB@?Mp~GlG#r;gDa$3{93paZ7*0_A5g|X6xs`OSGKAPed}mKnhL5Fq(5em{v1F;PG@qnCr_y09DJuipzV#g|yAW"
+    ),
+    "norms of groups": (
+        "fq8zyxH^SGTZFhlX}NvE9d>p?t2y67C<47fasfcX`L}e!&!*Qw_R79M@rj#2o;R024Rw`4{#H9cdT)Y3CVzoJz*s3j"
+    ),
+    "geglu": (
+        "@y=dA^pA<bU{5$f6WRm9%}oHozrHp=51czef=&%VWkzX0`yaADD1qlcBQmHxmp913YcicavUOa)><4+jH3;9okUc2D"
+    ),
+    "swiglu_oai": (
+        "|I2(q8k3~K))l@%3u`~Zn9xH(l_zPzdFEh2uXO`KRxA<0_td7q*fkiyCD%Z}I#GeYriPk8@}I{(YZ{8c?xxhh-o<>u"
+    ),
+    "gate_up geglu": (
+        "a)}MauGH4V*NzuOs<;TnC?F0*V=HRK!MfK&LC-A2il(bW;M8cs?yNh*w42vM`ryn%js}Q94(F`H^WyzOaV@jL9>cK1"
+    ),
+    "columns": (
+        "{M)lZ&HgaLKHyG4cByZ_uD-TF){rm4X7Dn?)22PazSn@k*?<<nKS}^WJNy~Jx2)N}o<wTER_;5%MbUmh|4RZuP?pL+"
+    ),
+    "concat": (
+        "q@1%t-(ShXOCrHS98m1P#8DAKTVjYpyaZ%HQ*jYOnlmE7o+w*D6L$c@{s|RA7Xc>08-^Z1OIi>>%?+Brt884rYHR+$"
+    ),
+    "add_position": (
+        "{y$Vg_z<2!DRZ4d$1YF967!KknovAKPOwixH}(+1+<Sb&0a&!a{AP>5D+AlX%i_C0)t-|<e0BgqE>RJ|P29IXz2pGG"
+    ),
+    "temper": (
+        "mGinn6pj?aJj3xqAU4CoQD}rhci;lT?$Q)OOHn03kWYBRpp^r{2wug%m!r+W6zXk30^7_%k`N<7%nm-mG}oWNCqE3r"
+    ),
+    "head_matmul": (
+        "K87*FUjG6@J<^>+@M!!(qf(Q@c<l{Dy!X4qR*Hr~Dt3QD6!nop5(p;3TrqP)RzjM>Z;?mB=u?M6;3$N`y>7)qFDWd-"
+    ),
+    "attention of some keys": (
+        "I#Cru{~_H$-kSnJ6624*|H)axo+KZ_@PxHK5*eAlGf^l(dZnsCMUhrO1m4!bO0Z}^{<*Zk#89We71uGr!>)%vlxUMc"
+    ),
+    "attention of large heads": (
+        "Wj7eZA2rlMreP;S9BI|Tr<y>)*t&v1u@kAlfT6;`@Jt^-5A;C6T}vZDxUPY{o40Mic?@#Et^0+)Yu9zaetA+qPn`Ha"
+    ),
+    "routes": (
+        "^t|rAa0SG{f25AVHGyiuF={TtL-p&yfgx<c*-Qt(B9j8a-*$n&6BJiLrj9PaS=ubWVZw62LKQqem=K!3;%S9H1uK=m"
+    ),
+    "experts": (
+        "_6D{;xUBC%0tCoHVD8PqH=|y{7IhrLJ@6?)uds7KQ&=*=9%rpUr6v|YbdS=(7=^n*`)9^M&V(vKVW9TGlt=KtK?x|q"
+    ),
+    "ssm_scan": (
+        "GX(!Z?Kn@ugW&<f=$sWovqX@=(#wlNF!7PR_{haR<fXAdu)O}ja;Dk9@1JGCNh3kQV+g*$n-liHxn$44yhKz%y=ig4"
+    ),
+    "delta_net": (
+        "fZzi`$}8@`9k;tcAeY!b=S_t`Zl<6?lj4QIVy^{3Q@a<yV9#H`@_MnrgWh34$p_v)`zRd1St1$03WT^m`X-Y<NYlf="
+    ),
 }
