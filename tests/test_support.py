@@ -15,8 +15,9 @@ import pytest
 import wasmrt
 from tests import test_architectures
 from tests.gguf_files import write_llama
+from tests.hybrid_files import MODELS
 from tests.test_architectures import OUTLINES
-from tests.test_hybrid_families import MODELS, RECORDED
+from tests.test_hybrid_families import RECORDED
 from wasmrt.cli import main
 from wasmrt.gguf.reader import parse_header
 from wasmrt.inspect import check_weights, describe, verdict
