@@ -6,6 +6,7 @@ import random
 import re
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,7 +188,7 @@ def test_what_one_family_does_not_take(header_of, name, changes, named):
     assert re.search(named, str(refused.value))
 
 
-ODD = (
+ODD: tuple[Any, ...] = (
     *(0, -1, 1, 2, 3, 7, 255, 2**20, 2**31, 2**32, 2**40, 2**63 - 1),
     *(math.nan, math.inf, -math.inf, -0.5, 0.0, 5e-324, 1e-30, 1e30, 3e38, 1e300),
     *("x", "", [], [0], [1, 2], [0, 0], [1, 1, 1], [2**40, 1], ["x", "y"], [math.nan, 1.0], True, False, [True, False], DROP),
