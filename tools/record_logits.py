@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from tests.architecture_files import BARE, LOGITS, MODELS, ROWS, tokens, write  # noqa: E402
 from wasmrt.gguf.reader import parse_header  # noqa: E402
 
+NEEDED = ("embedding_length_per_layer_input",)  # which llama.cpp wants to hear of, though they be 0
 MOST_ITEMS = 64  # of an array that is kept: token lists and such are left out
 
 F32 = npt.NDArray[np.float32]
@@ -48,7 +49,7 @@ def outline(file: Path) -> dict[str, Any]:
         if not key.startswith((f"{architecture}.", BARE)):
             continue
         plain = value if isinstance(value, int | float | str) else list(value)
-        if isinstance(plain, str) or says_something(plain):
+        if isinstance(plain, str) or key.endswith(NEEDED) or says_something(plain):
             keys[key.removeprefix(f"{architecture}.")] = plain
     tensors = {t.name: list(t.shape[::-1]) for t in header.tensors.values() if not t.name.endswith(".input_scale")}
     return {"architecture": architecture, "keys": keys, "tensors": tensors}

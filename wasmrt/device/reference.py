@@ -199,7 +199,8 @@ def attention(
     q: (T, n_heads * d), query heads in groups that share a key head. Returns (T, n_heads * d_v).
     window: a query sees the last `window` positions, itself included (arXiv 2004.05150); if chunked, those since the last
     multiple of it. softcap: scores become softcap * tanh(score / softcap) (arXiv 2408.00118). max_bias: scores lose their
-    distance times a slope of each head (ALiBi, arXiv 2108.12409). sinks: of each head a score whose value is 0 (arXiv 2508.10925).
+    distance times a slope of each head (ALiBi, arXiv 2108.12409). sinks: of each head a score without a value (arXiv
+    2508.10925).
     """
     n_tokens, end = len(q), pos + len(q)
     group = n_heads // n_kv_heads
