@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from tests.programs import GPU, REFERENCE, Kind, Rig, nmse, normal, random_tensor, record, run_op, run_route, tensor
+from tests.programs import GPU, REFERENCE, Kind, Rig, Tensor, nmse, normal, random_tensor, record, run_op, run_route, tensor
 from tests.test_quants import F16_FIELDS
 from tests.test_reference_device import draw_experts, size_of_normed
 from wasmrt.device import reference as meaning
@@ -130,7 +130,7 @@ def test_layer_norm(kind, rows, n, scale, mean, with_b, seed):
     assert nmse(got, want, size_of_normed(x.astype(np.float64), w, 1e-5)) < 4e-13
 
 
-# Worst over 85: 1.1e-15.
+# Worst over 200: 2.4e-15.
 @settings(max_examples=25)
 @given(
     kind=kinds, rows=rows_of_x, n=st.one_of(st.sampled_from([1, 63, 64, 65, 128, 257]), st.integers(1, 300)),
@@ -146,7 +146,7 @@ def test_norms_of_groups(kind, rows, n, n_groups, kernel, scale, shape, with_b, 
         ins.append(tensor(normal(seed + 2, shapes[shape])) if with_b and shape else None)
     params = {"eps": 1e-5, "group": n}
     got, want = run(kind, kernel, *ins, **params), reference(kernel, *ins, **params)
-    assert nmse(got, want, size_of_groups(x, n, want)) < 1.1e-14
+    assert nmse(got, want, size_of_groups(x, n, want)) < 2.4e-14
 
 
 def size_of_groups(x: Any, n: int, want: Any) -> Any:
@@ -190,14 +190,14 @@ def test_ops_of_rows_take_those_that_are_wanted_alone(kernel, params):
 @settings(max_examples=25)
 @given(
     kind=kinds,
-    op=st.sampled_from(["add", "mul"]),
+    op=st.sampled_from(["add", "mul", "div"]),
     y_is=st.sampled_from(["value", "number", "row", "F16", "Q8_0", "Q6_K"]),
     rows=rows_of_x,
     n=widths,
     seed=seeds,
 )
-def test_add_and_mul(kind, op, y_is, rows, n, seed):
-    """One rounding, so the bits are those of the reference; a weight may be packed."""
+def test_add_mul_and_div(kind, op, y_is, rows, n, seed):
+    """Of sums and products one rounding, so the bits are those of the reference; a weight may be packed."""
     if y_is in F16_FIELDS:
         n = BY_NAME[y_is].block * 2 if y_is != "F16" else n
         y = random_tensor(seed + 1, y_is, n)
@@ -205,7 +205,11 @@ def test_add_and_mul(kind, op, y_is, rows, n, seed):
         y = normal(seed + 1, {"value": (rows, n), "row": (n,), "number": (1,)}[y_is])
         y = y if y_is == "value" else tensor(y)
     x = normal(seed, (rows, n), 100)
-    assert_same_bits(run(kind, op, x, y), reference(op, x, y))
+    if op == "div":
+        y = tensor(y.values() + 9) if isinstance(y, Tensor) else y + 9
+        np.testing.assert_allclose(run(kind, op, x, y), reference(op, x, y), rtol=6e-7)  # WGSL may be off by 2.5 units
+    else:
+        assert_same_bits(run(kind, op, x, y), reference(op, x, y))
 
 
 # Worst: 2e-11, of single elements far below 0; else 6e-14.
@@ -258,14 +262,15 @@ def test_unary_far_out(function):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-# Worst over 60: 2.5e-14.
+# Worst over 200: 4.9e-14.
 @settings(max_examples=25)
 @given(kind=kinds, rows=rows_of_x, n=widths, scale=st.sampled_from([1e-3, 1.0, 30.0, 1e3]), seed=seeds)
 def test_geglu_and_swiglu_oai(kind, rows, n, scale, seed):
     gate, up = normal(seed, (rows, n), scale), normal(seed + 1, (rows, n), 5.0)
     for kernel, params in (("geglu", {}), ("swiglu_oai", {"alpha": 1.702, "limit": 7.0})):
         got, want = run(kind, kernel, gate, up, **params), reference(kernel, gate, up, **params)
-        assert nmse(got, want) < 2.5e-13
+        lost = 0.01 * np.abs(gate * up)                          # of the reference, where 1 + tanh is almost 0
+        assert nmse(got, want, np.abs(want) + lost) < 4.9e-13
 
 
 def test_gates_far_out():
@@ -337,14 +342,14 @@ def test_unary_in_place():
 def places(program):
     """Of ops of two inputs, which of them the output overwrites: 1 the first, 2 the second, 3 both."""
     for op in program.ops:
-        if op.kernel in ("add", "mul", "swiglu", "geglu", "swiglu_oai"):
+        if op.kernel in ("add", "mul", "div", "swiglu", "geglu", "swiglu_oai"):
             out = op.out[0].index
             yield op.kernel, sum(1 << i for i, o in enumerate(op.ins) if o.space is Space.ACTIVATION and o.index == out)
 
 
 @pytest.mark.parametrize("kind", [GPU, Folded("gpu")], ids=["gpu", "folded"])
 @pytest.mark.parametrize("n", [1, 65, 300])
-@pytest.mark.parametrize("kernel", ["add", "mul", "swiglu", "geglu", "swiglu_oai"])
+@pytest.mark.parametrize("kernel", ["add", "mul", "div", "swiglu", "geglu", "swiglu_oai"])
 def test_in_place(kernel, n, kind):
     """The output lies on the first input, on the second, on both, on neither."""
     numbers = (1.702, 7.0) if kernel == "swiglu_oai" else ()
@@ -395,7 +400,7 @@ def test_route(kind, rows, n_experts, data, seed):
     assert nmse(weights, want_weights) < 4e-11
 
 
-# Worst over 60: 3.2e-14.
+# Worst over 200: 4.1e-14.
 @settings(max_examples=40)
 @given(
     kind=kinds, rows=rows_of_x, n_groups=st.sampled_from([1, 1, 2, 3, 8, 70]), per_group=st.integers(1, 40),
@@ -420,7 +425,7 @@ def test_routes(kind, rows, n_groups, per_group, score, bias, normalize, scale, 
     experts, weights = run_route(kind, logits, rig=Guarded, bias=added, **params)
     want_experts, want_weights = run_route(REFERENCE, logits, bias=added, **params)
     np.testing.assert_array_equal(experts, want_experts)
-    assert nmse(weights, want_weights) < 4e-13
+    assert nmse(weights, want_weights) < 4.1e-13
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -433,7 +438,7 @@ def test_a_bias_chooses_and_does_not_weigh(score, normalize):
     (experts, weights), (want_experts, want_weights) = (run_route(kind, logits, **params) for kind in (GPU, REFERENCE))
     np.testing.assert_array_equal(experts, want_experts)
     assert (want_weights.argmax(axis=1) > 0).any()
-    assert nmse(weights, want_weights) < 4e-13
+    assert nmse(weights, want_weights) < 4.1e-13
 
 
 def near_ties(logits: Any, bias: Any, params: Any) -> bool:

@@ -249,6 +249,7 @@ CASES = {
         Case("softmax", lambda t, w: t.softmax(t.embed(w["x"])), {"x": _X}),
         Case("add", lambda t, w: t.add(t.embed(w["x"]), t.embed(w["y"])), {"x": _X, "y": _Y}),
         Case("mul", lambda t, w: t.mul(t.embed(w["x"]), t.embed(w["y"])), {"x": _X, "y": _Y}),
+        Case("div", lambda t, w: t.div(t.embed(w["x"]), t.embed(w["y"])), {"x": _X, "y": Tensor(F32, (N, ROWS), 8, 3.0)}),
         Case("swiglu", lambda t, w: t.swiglu(t.embed(w["x"]), t.embed(w["y"])), {"x": _X, "y": _Y}),
         Case("causal_conv", lambda t, w: t.causal_conv(t.embed(w["x"]), w["w"]), {"x": _X, "w": Tensor(F32, (3, N), 17)}),
         Case("rope pairs", lambda t, w: t.rope(t.embed(w["q"]), _rope("pairs")), {"q": _HEADS["q"]}),

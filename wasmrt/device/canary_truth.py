@@ -241,6 +241,9 @@ TRUTH: dict[str, str] = {
     "mul": (
         "{8dpvrz;D>y(tPphGEXZ*(3D8K{yS-u%H=1#gF+xu?BrXFqSUBuuQ)|;O5IeqNE+cTvHA}EKW1Pq5`GBP*iEai`0|B"
     ),
+    "div": (
+        "n!0>JsOTTTEv1@4@&%H?(7k~{@^JOQFf6G+8Aa2-YuZ%7n6I(Gd4gQO>r<D&#jkfjEf9x5BF6+k?d!n5?FJRUz;k@S"
+    ),
     "swiglu": (
         "l#Db$(~yh7f$>*CHL}maB8Sz$35>u$vJMtOR2(uv4-%t50U`rGyXX!;#w)Hqb;P;A%RCQ1$Nhr8R*b#BIbz?x*JL5V"
     ),
