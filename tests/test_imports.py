@@ -32,7 +32,7 @@ LAYERS = (
 )
 # Where numpy may be imported: what defines the formats and the ops. (sync.logits makes an array where numpy is.)
 NUMPY = {
-    "device/reference.py", "sync.py", "gguf/quants/__init__.py",
+    "device/reference.py", "device/reference_device.py", "sync.py", "gguf/quants/__init__.py",
     *(f"gguf/quants/{name}.py" for name in ("block", "iq", "k", "legacy", "plain", "ternary")),
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ NOT_IN_A_PAGE = (
     "wasmrt/__main__.py", "wasmrt/cli.py", "wasmrt/serve/*", "wasmrt/export.py",
     "wasmrt/bench.py", "wasmrt/doctor.py", "wasmrt/pull.py", "wasmrt/inspect.py",
     "wasmrt/tokenizer/markers.py", "wasmrt/device/gpu_known.py",
-    "wasmrt/*_native.py", "wasmrt/device/reference.py", "wasmrt/gguf/quants/*",
+    "wasmrt/*_native.py", "wasmrt/device/reference*.py", "wasmrt/gguf/quants/*",
     "wasmrt/store/http.py", "wasmrt/store/remote.py", "wasmrt/store/cache.py", "wasmrt/store/disk_copy.py",
     "wasmrt/store/room.py", "wasmrt/store/lock.py", "wasmrt/store/intervals.py", "wasmrt/store/http_rules.py",
     "wasmrt/data/*.gguf", "wasmrt/py.typed",

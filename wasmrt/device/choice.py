@@ -155,7 +155,7 @@ def _reference() -> Choice:
     if browser.IN_PAGE:
         raise DeviceError("the reference device needs numpy, which a page does not have; use device 'cpu'")
     try:
-        from wasmrt.device.reference import ReferenceDevice
+        from wasmrt.device.reference_device import ReferenceDevice
     except ImportError as error:
         raise DeviceError(f"the reference device needs numpy, which is not here ({error}); install it") from error
 
