@@ -16,10 +16,12 @@ from tests.test_logits import nmse, plain
 pytestmark = [pytest.mark.reference, pytest.mark.usefixtures("cpu")]
 
 STORIES = "stories260K.gguf"
-# Floats, a few kinds of blocks, a mixture of experts.
-KINDS = ("dense.BF16", "dense.Q2_K", "dense.Q4_K_M", "dense.Q5_1", "dense.Q8_0", "moe.Q4_K_M")
-MODELS = tuple(f"llama-{kind}" for kind in KINDS)
-ON_GPU = ("llama-dense.Q4_K_M", "llama-dense.Q8_0", "llama-moe.Q4_K_M")
+# Floats, a few kinds of blocks, a mixture of experts; and what other families need: sinks, windows and biases of experts, the
+# delta rule, caps, latent attention.
+KINDS = ("dense.BF16", "dense.Q2_K", "dense.Q4_K_M", "dense.Q5_1", "dense.Q8_0", "dense.IQ3_S", "moe.Q4_K_M")
+OTHERS = ("gpt-oss-moe.MXFP4_MOE", "qwen35-dense.Q3_K_M", "gemma2-dense.Q4_1", "deepseek2-moe.F16")
+MODELS = (*(f"llama-{kind}" for kind in KINDS), *OTHERS)
+ON_GPU = (*(f"llama-{kind}" for kind in ("dense.Q4_K_M", "dense.Q8_0", "dense.IQ3_S", "moe.Q4_K_M")), *OTHERS[:2], OTHERS[3])
 
 LOGITS = """
 import { open } from "/wasmrt.js";
