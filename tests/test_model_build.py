@@ -1,16 +1,20 @@
 """From header to programs: metadata and tensors that do not fit together are refused by name, before a weight is read."""
 
 import math
+from dataclasses import replace
 
 import gguf
 import numpy as np
 import pytest
 
 import wasmrt
+from tests.architecture_files import outlines, write
 from tests.gguf_files import write_llama
 from wasmrt.errors import FormatError, UnsupportedError
 from wasmrt.gguf.reader import parse_header
 from wasmrt.model.build import FAMILIES, build
+from wasmrt.model.config import read_config
+from wasmrt.model.deepseek import deepseek2
 from wasmrt.store.open import HEADER_READ
 from wasmrt.store.source import MemorySource
 
@@ -61,7 +65,6 @@ def zeros(*shape):
         ({"context_length": 2**31}, r"llama\.context_length"),
         ({"context_length": 0}, r"llama\.context_length"),
         ({"expert_count": 4, "expert_used_count": 5}, r"expert_used_count is 5, but there are 4 experts"),
-        ({"vocab_size": 95}, r"token_embd\.weight has 96 rows, but the file speaks of 95 and lists 96 tokens"),
         ({"feed_forward_length": [96, 97]}, r"'blk\.1\.ffn_gate\.weight' has shape \[64, 96\].*asks for \[64, 97\]"),
         ({"feed_forward_length": 95}, r"'blk\.0\.ffn_gate\.weight' has shape \[64, 96\].*asks for \[64, 95\]"),
         ({"embedding_length": 32, "rope.dimension_count": 8}, r"'token_embd\.weight' has shape.*asks for \[32, 96\]"),
@@ -72,6 +75,33 @@ def test_metadata_that_cannot_be_is_refused(tmp_path, changes, match):
     path = write_llama(tmp_path / "m.gguf", changes=changes)
     with pytest.raises((FormatError, UnsupportedError), match=match):
         built(path)
+
+
+def test_a_count_of_tokens_means_nothing_beside_their_list(tmp_path):
+    """Files keep the count of the model that they were trained from; llama.cpp goes by the list."""
+    assert built(write_llama(tmp_path / "m.gguf", changes={"vocab_size": 95})).config.n_vocab == 96
+
+
+@pytest.mark.parametrize("used", [{}, {"expert_used_count": 1}])
+@pytest.mark.parametrize(("outline", "architecture"), [("ernie4_5-moe", "ernie4_5"), ("maincoder-dense", "hunyuan-dense")])
+def test_one_expert_is_none(tmp_path, outline, architecture, used):
+    """Files of dense models may count one expert. Maincoder's tensors are those of the dense Hunyuan."""
+    model = outlines()[outline]
+    keys = {key: value for key, value in model["keys"].items() if not key.startswith("expert_")}
+    model |= {"architecture": architecture, "keys": keys | {"expert_count": 1} | used}
+    assert not built(write(tmp_path / "m.gguf", model)).config.is_sparse
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "n_vocab", "score"), [(47, 154880, "sigmoid"), (47, 129280, "softmax"), (61, 154880, "softmax")]
+)
+def test_scores_that_files_of_glm_flash_do_not_state(tmp_path, n_layers, n_vocab, score):
+    """As llama.cpp: by the model's sizes. The first of its files have no expert_gating_func."""
+    model = outlines()["mistral4-moe"]
+    keys = {key: value for key, value in model["keys"].items() if key != "expert_gating_func"}
+    header = parse_header(write(tmp_path / "m.gguf", {**model, "keys": keys}).read_bytes())
+    config, found = read_config(header, "pairs", "rms", "swiglu", None)
+    assert deepseek2(replace(config, n_layers=n_layers, n_vocab=n_vocab), found).expert_score == score
 
 
 @pytest.mark.parametrize("key", ["embedding_length", "block_count", "attention.head_count", "context_length"])

@@ -257,8 +257,9 @@ def test_each_tensor_of_a_wrong_shape(headers):
 
 
 # What a family can do without: biases that not all sizes have; a head of its own; rope factors; a norm of Mamba 2.
-OPTIONAL = ("bias", "scale", "rope_freqs.weight", "output.weight", "rope_factors_short.weight", "ssm_norm.weight")
-OPTIONAL_OF = {"mpt": ("position_embd.weight", "ffn.act.scales")}
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+OPTIONAL = ("bias", "scale", "output.weight", "ssm_norm.weight", *ROPE_FACTORS)
+OPTIONAL_OF = {"gemma4": ("attn_v.weight", "layer_output_scale.weight"), "mpt": ("position_embd.weight", "ffn.act.scales")}
 
 
 def test_each_tensor_missing(headers):

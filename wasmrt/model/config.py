@@ -224,8 +224,13 @@ def read_config(header: Header, rope_style: str, norm: str, activation: str, con
             raise FormatError(f"{arch}.attention.head_count {n} is not a multiple of head_count_kv {n_kv}")
     n_experts = keys.integer("expert_count", 0, minimum=0, maximum=4096)
     n_experts_used = keys.integer("expert_used_count", 0, minimum=0, maximum=4096)
+    if n_experts == 1 and not n_experts_used:
+        n_experts = 0  # so files of dense models may say it, whose family also has a mixture
     if n_experts and not 1 <= n_experts_used <= n_experts:
         raise FormatError(f"{arch}.expert_used_count is {n_experts_used}, but there are {n_experts} experts")
+    n_groups = keys.integer("expert_group_count", 0, minimum=0, maximum=4096) or 1
+    if n_experts % n_groups:
+        raise FormatError(f"{arch}.expert_group_count is {n_groups}, but there are {n_experts} experts")
     rms_eps = norm == "rms" and ("attention.layer_norm_rms_epsilon" in keys or "attention.layer_norm_epsilon" not in keys)
     config = ModelConfig(
         architecture=arch,
@@ -248,6 +253,8 @@ def read_config(header: Header, rope_style: str, norm: str, activation: str, con
         long_rope=wanted > keys.integer("rope.scaling.original_context_length", n_ctx, maximum=MAX_CONTEXT),
         n_experts=n_experts,
         n_experts_used=n_experts_used,
+        n_expert_groups=n_groups,
+        n_expert_groups_used=keys.integer("expert_group_used_count", 0, minimum=0, maximum=n_groups) or n_groups,
         is_sparse=n_experts > 0,
     )
     has_ff = "feed_forward_length" in keys or (rope_style and not n_experts)
@@ -258,7 +265,7 @@ def read_config(header: Header, rope_style: str, norm: str, activation: str, con
 
 
 def _n_vocab(header: Header, arch: str) -> int:
-    """The embedding's rows: the file's own count of its vocabulary, held against the metadata and the token list."""
+    """The embedding's rows: the file's own count of its vocabulary, held against the token list, or else the metadata."""
     table = header.tensors.get("token_embd.weight")
     if table is None:
         raise FormatError("tensor 'token_embd.weight' is missing: this is only a vocabulary, or a part of a model")
@@ -266,6 +273,6 @@ def _n_vocab(header: Header, arch: str) -> int:
     said = header.metadata.integer(f"{arch}.vocab_size", default=n_vocab)
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     listed = len(tokens) if isinstance(tokens, StringArray) else n_vocab
-    if said != n_vocab or listed != n_vocab:
+    if listed != n_vocab or (tokens is None and said != n_vocab):  # of a list's length `said` may be an earlier state
         raise FormatError(f"token_embd.weight has {n_vocab} rows, but the file speaks of {said} and lists {listed} tokens")
     return n_vocab

@@ -17,6 +17,8 @@ from wasmrt.model.weights import Shapes, Weights
 from wasmrt.program.ops import Operand
 from wasmrt.program.record import Recorder
 
+GLM_FLASH_LAYERS, GLM_VOCAB = (47, 48), 154880  # GLM-4.7-Flash, whose first files do not say that its scores are sigmoids
+
 
 def layer(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
     """One layer of the first DeepSeek: Llama's attention."""
@@ -98,9 +100,7 @@ def deepseek2(c: ModelConfig, keys: Keys) -> ModelConfig:
     if c.rope and c.rope.extrapolation:
         magnitude = 1 + keys.number("rope.scaling.yarn_log_multiplier", 0.0, maximum=MAX_MAGNITUDE) * math.log(1 / c.rope.scale)
         c = replace(c, rope=replace(c.rope, magnitude=1.0))
-    groups = keys.integer("expert_group_count", 0, minimum=0, maximum=4096) or 1
-    if c.n_experts % groups:
-        raise FormatError(f"{keys.name('expert_group_count')} is {groups}, but there are {c.n_experts} experts")
+    is_glm = c.n_layers in GLM_FLASH_LAYERS and c.n_vocab == GLM_VOCAB
     head_dim = keys.integer("attention.key_length_mla", c.head_dim)
     if c.rope and c.rope.n_dims >= head_dim:
         raise FormatError(f"{keys.name('rope.dimension_count')} is {c.rope.n_dims}, expected less than the head's {head_dim}")
@@ -112,10 +112,8 @@ def deepseek2(c: ModelConfig, keys: Keys) -> ModelConfig:
         q_rank=keys.integer("attention.q_lora_rank", 0, minimum=0),
         kv_rank=keys.integer("attention.kv_lora_rank"),
         attention_scale=magnitude**2 / math.sqrt(head_dim),
-        expert_score=score(keys),
+        expert_score=score(keys, default=2 if is_glm else 1),
         expert_normalize=keys.flag("expert_weights_norm", False),
-        n_expert_groups=groups,
-        n_expert_groups_used=keys.integer("expert_group_used_count", 0, minimum=0, maximum=groups) or groups,
         temper_length=keys.number("attention.temperature_length", 0.0) if scale else 0.0,
         temper_scale=scale,
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from wasmrt.model.blocks import attention, mixed, norm
 from wasmrt.model.config import Keys, ModelConfig
 from wasmrt.model.family import Family
+from wasmrt.model.llama import without_experts
 from wasmrt.model.weights import Weights
 from wasmrt.program.ops import Operand
 from wasmrt.program.record import Recorder
@@ -21,7 +22,7 @@ def moe(c: ModelConfig, keys: Keys) -> ModelConfig:
 
 
 FAMILIES = {
-    "hunyuan-dense": Family(layer, rope="halves", unscaled=("ffn_",)),
+    "hunyuan-dense": Family(layer, rope="halves", configure=without_experts, unscaled=("ffn_",)),
     "maincoder": Family(layer, unscaled=("ffn_",)),
     "hunyuan-moe": Family(layer, rope="halves", configure=moe, unscaled=("ffn_",)),
 }

@@ -1,10 +1,12 @@
 """Llama and its kin: RMS norms, rotary attention with grouped heads, SwiGLU or experts. Source: arXiv 2307.09288."""
 
+import math
 from dataclasses import replace
 
 from wasmrt.model.blocks import add_residual, attention, mixed, norm
 from wasmrt.model.config import Keys, ModelConfig
 from wasmrt.model.family import Family
+from wasmrt.model.positions import MAX_MAGNITUDE
 from wasmrt.model.shapes import fused_up, shapes
 from wasmrt.model.weights import Shapes, Weights
 from wasmrt.program.ops import Operand
@@ -64,9 +66,11 @@ def minicpm(c: ModelConfig, keys: Keys) -> ModelConfig:
 
 
 def mistral3(c: ModelConfig, keys: Keys) -> ModelConfig:
-    """Queries grow with their position; YaRN's magnitude is not applied a second time."""
+    """Queries grow with their position; YaRN's magnitude is divided by that of another multiplier, often by itself."""
     if c.rope and c.rope.extrapolation:
-        c = replace(c, rope=replace(c.rope, magnitude=1.0))
+        multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0, minimum=0.0, maximum=MAX_MAGNITUDE)
+        own = 1 + 0.1 * multiplier * math.log(max(1.0, 1 / c.rope.scale))
+        c = replace(c, rope=replace(c.rope, magnitude=c.rope.magnitude / own))
     scale = keys.number("attention.temperature_scale", 0.0)
     length = keys.number("attention.temperature_length", 0.0) or keys.number("rope.scaling.original_context_length", 0.0)
     return replace(scaled_attention(c, keys), temper_length=length if scale else 0.0, temper_scale=scale)
@@ -77,8 +81,8 @@ def smollm3(c: ModelConfig, keys: Keys) -> ModelConfig:
     return scaled_attention(c, keys).varied(rope=ropes)
 
 
-def ernie(c: ModelConfig, keys: Keys) -> ModelConfig:
-    """Without experts, whatever its file counts: those have an architecture of their own."""
+def without_experts(c: ModelConfig, keys: Keys) -> ModelConfig:
+    """Whatever the file counts: models with experts have an architecture of their own."""
     return replace(c, n_experts=0, is_sparse=False)
 
 
@@ -108,7 +112,7 @@ FAMILIES = {
     "xverse": Family(layer, unscaled=FFN),
     "refact": Family(layer, rope="", configure=refact, unscaled=FFN, unbiased=("attn_output", *FFN)),
     "arcee": Family(layer, activation="relu2", configure=scaled_attention, unscaled=FFN),
-    "ernie4_5": Family(layer, configure=ernie, unscaled=FFN, unbiased=("attn_output",)),
+    "ernie4_5": Family(layer, configure=without_experts, unscaled=FFN, unbiased=("attn_output",)),
     "exaone": Family(layer, rope="halves", unscaled=FFN),
     "pangu-embedded": Family(layer, rope="halves", unscaled=FFN),
     "openelm": Family(normed_qk, rope="halves", unscaled=(*FFN, "attn_qkv")),

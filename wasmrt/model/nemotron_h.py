@@ -36,7 +36,6 @@ def sparse(t: Recorder, c: ModelConfig, w: Weights, h: Operand) -> Operand:
 def configure(c: ModelConfig, keys: Keys) -> ModelConfig:
     c = state_space(c, keys)
     layers = [c.at(i) for i in range(c.n_layers)]
-    groups = keys.integer("expert_group_count", 0, minimum=0, maximum=4096) or 1
     c = replace(
         c,
         n_latent=keys.integer("moe_latent_size", 0, minimum=0) or c.n_embd,
@@ -44,8 +43,6 @@ def configure(c: ModelConfig, keys: Keys) -> ModelConfig:
         expert_score="sigmoid",
         expert_normalize=keys.flag("expert_weights_norm", False),
         expert_scale=keys.scale("expert_weights_scale"),
-        n_expert_groups=groups,
-        n_expert_groups_used=keys.integer("expert_group_used_count", 0, minimum=0, maximum=groups) or groups,
     )
     return c.varied(is_recurrent=tuple(part.n_kv_heads == 0 and part.n_ff == 0 for part in layers))
 

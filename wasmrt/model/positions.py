@@ -25,14 +25,13 @@ def read_rope(keys: "Keys", head_dim: int, style: str, n_ctx_train: int) -> Rope
     scaling = keys.metadata.string(key + "scaling.type", default="linear")
     said = keys.number("rope.scaling.factor", 0.0)
     factor = keys.positive("rope.scaling.factor") if said else keys.positive("rope.scale_linear", 1.0)
-    attention = keys.positive("rope.scaling.attn_factor", keys.positive("rope.scaling.yarn_attn_factor", 1.0))
-    if scaling in ("none", "") or (scaling == "linear" and factor == 1.0):
-        return Rope(n_dims, head_dim, base, style)
-    if scaling == "linear":
-        return Rope(n_dims, head_dim, base, style, scale=1 / factor)
-    if scaling == "longrope":
+    # Files of Phi-3 have this factor without a type of scaling. What converters call yarn_attn_factor is the whole magnitude as
+    # `transformers` has it, so no factor of YaRN's own.
+    attention = keys.positive("rope.scaling.attn_factor", 1.0)
+    if scaling in ("none", "", "linear", "longrope"):
         _check_magnitude(key, attention, factor, attention)
-        return Rope(n_dims, head_dim, base, style, scale=1 / factor, magnitude=attention)
+        scale = 1.0 if scaling in ("none", "") else 1 / factor
+        return Rope(n_dims, head_dim, base, style, scale=scale, magnitude=attention)
     if scaling != "yarn":
         raise UnsupportedError(f"rope scaling {scaling!r} ({key}scaling.type) is not supported; supported: {SCALINGS}")
     n_ctx = keys.integer("rope.scaling.original_context_length", n_ctx_train, maximum=MAX_CONTEXT)
