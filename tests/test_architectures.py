@@ -10,7 +10,7 @@ OUTLINES, RECORDED = outlines(), np.load(LOGITS)
 # Worst seen: 3.6e-10, of angles that random rope factors make large (else 1e-12); with GELU 3.1e-7, for llama.cpp looks it up
 # in a table of f16. Bounds: ten times that.
 BOUND, GELU_BOUND = 3.6e-9, 3.1e-6
-GELU = {"bloom", "codeshell", "gemma4", "mpt", "starcoder"}
+GELU = {"bloom", "codeshell", "gemma2", "gemma4", "mpt", "starcoder"}
 
 
 @pytest.mark.parametrize("name", OUTLINES)

@@ -63,7 +63,7 @@ def gemma3(c: ModelConfig, keys: Keys) -> ModelConfig:
 
 
 def scale(c: ModelConfig) -> float:
-    return 1 / math.sqrt(c.n_embd // c.n_heads if c.n_layers in WIDE_LAYERS else c.head_dim)
+    return 1 / math.sqrt(max(1, c.n_embd // c.n_heads) if c.n_layers in WIDE_LAYERS else c.head_dim)
 
 
 FAMILIES = {
