@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 from wasmrt.errors import UnsupportedError
-from wasmrt.model.blocks import attend, expert_networks, feed_forward, head_norm, linear, norm
+from wasmrt.model.blocks import attend, expert_networks, feed_forward, head_norm, linear, norm, qkv
 from wasmrt.model.config import Keys, ModelConfig
 from wasmrt.model.family import Family
 from wasmrt.model.shapes import shapes
@@ -31,8 +31,11 @@ def layer(t: Recorder, c: ModelConfig, w: Weights, x: Operand) -> Operand:
 def attention(t: Recorder, c: ModelConfig, w: Weights, h: Operand) -> Operand:
     """Where a file has no matrix of values, they are the keys. Layers that see everything have rope factors."""
     assert c.rope
-    q, k = linear(t, w, "attn_q", h), linear(t, w, "attn_k", h)
-    v = linear(t, w, "attn_v", h) if w.has("attn_v") else k
+    if w.has("attn_qkv") or w.has("attn_v"):
+        q, k, v = qkv(t, c, w, h)
+    else:
+        q, k = linear(t, w, "attn_q", h), linear(t, w, "attn_k", h)
+        v = k
     factors = None if c.window else w.rope_freqs
     q, k = (t.rope(head_norm(t, c, w, name, y), c.rope, factors) for name, y in (("attn_q_norm", q), ("attn_k_norm", k)))
     v = t.rms_norm(v, None, c.norm_eps, group=c.value_dim)
