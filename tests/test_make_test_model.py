@@ -71,7 +71,7 @@ def test_readers_find_what_was_planned(tmp_path, variant, quant):
         for name in SAME_NAMES:
             assert getattr(config, name) == getattr(shape, name), name
         assert config.rope.base == shape.rope_base
-        assert config.rms_eps == pytest.approx(shape.eps)
+        assert config.norm_eps == pytest.approx(shape.eps)
         assert config.n_ctx_train == shape.n_ctx
 
 
