@@ -5,7 +5,7 @@ is where that decides the price.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from wasmrt.tokenizer.sandbox.limits import BYTES, MAX_NESTING, MAX_WEIGHT, CapExceeded, Limits
@@ -14,6 +14,18 @@ PIECE_BYTES = 80                    # a short string in a list: 8 of pointer, up
 _VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _SEQUENCES: tuple[type[Any], ...] = (list, tuple, set, *_VIEWS)
 CONTAINERS: tuple[Any, ...] = (dict, *_SEQUENCES)
+
+
+def _clock() -> Callable[[], float]:
+    """Of what this thread computes; of all time where there is no such clock, as in a page."""
+    try:
+        time.thread_time()
+    except (AttributeError, OSError):
+        return time.perf_counter
+    return time.thread_time
+
+
+COMPUTED = _clock()
 
 
 class Meter:
@@ -27,7 +39,7 @@ class Meter:
         self.steps_left = limits.steps
         self.bytes_left = limits.n_bytes
         self.next_look = limits.steps                   # the clock is looked at when steps_left falls to this
-        self.deadline, self.computed = time.perf_counter() + limits.seconds, time.thread_time() + limits.seconds
+        self.deadline, self.computed = time.perf_counter() + limits.seconds, COMPUTED() + limits.seconds
         self.known: dict[int, int] = {}                 # weights of the input's containers, by id
         self.learning = False
 
@@ -45,7 +57,7 @@ class Meter:
 
     def look(self) -> None:
         """Looks at the clock."""
-        if time.perf_counter() > self.deadline and time.thread_time() > self.computed:  # the second costs ten times as much
+        if time.perf_counter() > self.deadline and COMPUTED() > self.computed:  # the second costs ten times as much
             raise CapExceeded(f"it takes more than {self.limits.seconds:.1f} s")
 
     def weigh(self, value: Any, depth: int = 0) -> int:
